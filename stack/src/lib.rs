@@ -1,1 +1,5 @@
-//! placeholder
+//! TCP, UDP and IP in user space, with the TLS record layer as the segment emission path.
+#![warn(missing_docs)]
+
+pub mod address;
+pub mod mark;

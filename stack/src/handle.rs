@@ -1,0 +1,177 @@
+//! The stack's front door for the socket server: requests that create sockets and act on them.
+//!
+//! A request is handed to the shard that owns the socket over a bounded channel and answered by calling the closure
+//! that came with it, on the shard's thread; the closure should only pass the answer on (a channel, a waker).
+//! Everything that has a place in a socket's byte order does not come this way but as a [`mark`](crate::mark) on the
+//! socket's own descriptor.
+
+use crate::socket_info::{Reason, SocketInfo};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use std::net::SocketAddr;
+use std::time::Duration;
+use uktls_record::crypto_info::CryptoInfo;
+
+/// A socket's number: unique in the daemon's life, tells the owning shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId(pub u64);
+
+impl SocketId {
+    /// The shard that owns the socket.
+    pub fn shard(self) -> usize {
+        (self.0 >> 56) as usize
+    }
+}
+
+/// Options a socket is born with; accepted sockets inherit their listener's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Send small segments at once (no Nagle). Default true: a record's tail must not wait.
+    pub nodelay: bool,
+    /// Probe an idle peer after this long.
+    pub keepalive: Option<Duration>,
+    /// Records of one MSS while the window is small or after idle, full ones in bulk (DESIGN: adaptive layout).
+    pub adaptive_records: bool,
+    /// Largest window to offer, in bytes.
+    pub receive_buffer: usize,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        SocketOptions { nodelay: true, keepalive: None, adaptive_records: false, receive_buffer: 1 << 20 }
+    }
+}
+
+/// A new socket's client end.
+#[derive(Debug)]
+pub struct ClientEnd {
+    /// The socket's number.
+    pub id: SocketId,
+    /// The client's descriptor: a `SOCK_STREAM` end for TCP, a `SOCK_SEQPACKET` end for listeners and UDP.
+    pub fd: OwnedFd,
+    /// `SO_COOKIE` of that descriptor: how requests that pass the descriptor name the socket.
+    pub cookie: u64,
+    /// Local address, port filled in.
+    pub local: SocketAddr,
+}
+
+/// Which direction's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Sending (`TLS_TX`).
+    Tx,
+    /// Receiving (`TLS_RX`).
+    Rx,
+}
+
+/// An act on one socket.
+#[derive(Debug)]
+pub enum SocketOp {
+    /// Attach the TLS ULP: `ENOTCONN` unless established, `EEXIST` the second time.
+    SetUlp,
+    /// Stage keys for sending; they come into force at the [`Mark::TxKeys`](crate::mark::Mark::TxKeys) with the number returned.
+    /// Errors and their order as for `setsockopt(TLS_TX)`.
+    StageTx(CryptoInfo),
+    /// First step of `TLS_RX`: stop writing to the client's end; after the answer the client drains its end.
+    RxFreeze,
+    /// A piece of what the client drained: raw stream bytes that were received before the keys came.
+    RxBytes(Vec<u8>),
+    /// Last step of `TLS_RX`: these keys open everything from the first drained byte on (`None`: give up, deliver the bytes back as plain).
+    RxKeys(Option<CryptoInfo>),
+    /// `getsockopt(TLS_TX|TLS_RX)`: the current state of a direction's keys.
+    GetKeys(Direction),
+    /// `TLS_TX_MAX_PAYLOAD_LEN`: `EBUSY` while a record is open.
+    SetMaxPayload(u16),
+    /// `TLS_RX_EXPECT_NO_PAD`.
+    SetExpectNoPad(bool),
+    /// `TCP_NODELAY`.
+    SetNoDelay(bool),
+    /// Keep-alive, idle time; `None` turns it off.
+    SetKeepAlive(Option<Duration>),
+    /// Adaptive record layout.
+    SetAdaptiveRecords(bool),
+    /// Everything that `uktls stat` shows of it, the end's reason included.
+    Info,
+    /// Reset the connection now.
+    Abort,
+}
+
+/// The answer to a [`SocketOp`].
+#[derive(Debug)]
+pub enum SocketReply {
+    /// Done.
+    Done,
+    /// Number of the staged keys.
+    KeyId(u32),
+    /// Current keys.
+    Keys(CryptoInfo),
+    /// State.
+    Info(Box<SocketInfo>),
+}
+
+/// Why a request failed: an errno that the client library turns into an `io::Error`.
+pub type RequestResult<T> = Result<T, Errno>;
+
+/// How a request is answered.
+pub type Reply<T> = Box<dyn FnOnce(RequestResult<T>) + Send>;
+
+/// Open a TCP connection. Answered at once with the client's end, which polls writable when the connection stands and
+/// hangs up when it failed; [`SocketOp::Info`] then tells why.
+#[derive(Debug, Clone)]
+pub struct ConnectRequest {
+    /// Peer.
+    pub remote: SocketAddr,
+    /// Local address to use; unspecified address or port 0 are filled in.
+    pub local: Option<SocketAddr>,
+    /// Options.
+    pub options: SocketOptions,
+    /// Creator.
+    pub uid: u32,
+}
+
+/// Open a listening socket.
+#[derive(Debug, Clone)]
+pub struct ListenRequest {
+    /// Address to listen on; port 0 takes a free one, an unspecified address means every address of the stack.
+    pub local: SocketAddr,
+    /// Connections that may wait to be accepted.
+    pub backlog: usize,
+    /// Options of accepted sockets.
+    pub options: SocketOptions,
+    /// Creator.
+    pub uid: u32,
+}
+
+/// Open a UDP socket.
+#[derive(Debug, Clone)]
+pub struct UdpRequest {
+    /// Address to bind.
+    pub local: SocketAddr,
+    /// Only datagrams from this peer are delivered, and every datagram goes there.
+    pub remote: Option<SocketAddr>,
+    /// Creator.
+    pub uid: u32,
+}
+
+/// The end of a socket that is gone, kept for a while so that a late question is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epitaph {
+    /// Which socket.
+    pub id: SocketId,
+    /// Why it ended.
+    pub reason: Reason,
+}
+
+/// What a descriptor's cookie names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// A socket that exists.
+    Live {
+        /// Which.
+        id: SocketId,
+        /// Who created it.
+        uid: u32,
+    },
+    /// One that ended while the client still held its descriptor.
+    Gone(Epitaph),
+}

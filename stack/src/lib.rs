@@ -2,4 +2,6 @@
 #![warn(missing_docs)]
 
 pub mod address;
+pub mod clock;
+pub mod device;
 pub mod mark;

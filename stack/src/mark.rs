@@ -96,7 +96,9 @@ const FLAG_HOLD: u8 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MarkError {
     /// Byte `at` does not carry the index `at`.
-    #[error("byte {at} of a mark carries index {found}; a message with a descriptor must be a mark of 64 bytes")]
+    #[error(
+        "byte {at} of a mark carries index {found}; a message with a descriptor must be a mark of 64 bytes"
+    )]
     Index {
         /// Position in the mark.
         at: usize,
@@ -118,14 +120,23 @@ impl Mark {
     pub fn encode(&self) -> [u8; MARK_LEN] {
         let (kind, flags, len, extra) = match *self {
             Mark::TxKeys { key_id } => (KIND_TX_KEYS, 0, 0, u64::from(key_id)),
-            Mark::Record { content_type, len } => (KIND_RECORD, 0, u64::from(len), u64::from(content_type)),
+            Mark::Record { content_type, len } => {
+                (KIND_RECORD, 0, u64::from(len), u64::from(content_type))
+            }
             Mark::RecordEnd => (KIND_RECORD_END, 0, 0, 0),
             Mark::RecordOpen => (KIND_RECORD_OPEN, 0, 0, 0),
-            Mark::File { offset, len, reply, hold } => {
+            Mark::File {
+                offset,
+                len,
+                reply,
+                hold,
+            } => {
                 let flags = if reply { FLAG_REPLY } else { 0 } | if hold { FLAG_HOLD } else { 0 };
                 (KIND_FILE, flags, len.min(MAX_FILE_RANGE), offset)
             }
-            Mark::Control { content_type, len } => (KIND_CONTROL, 0, u64::from(len), u64::from(content_type)),
+            Mark::Control { content_type, len } => {
+                (KIND_CONTROL, 0, u64::from(len), u64::from(content_type))
+            }
             Mark::Error { errno } => (KIND_ERROR, 0, 0, u64::from(errno as u32)),
         };
         let mut value = [0u8; VALUE_LEN];
@@ -144,7 +155,10 @@ impl Mark {
         let mut value = [0u8; VALUE_LEN];
         for (at, &byte) in bytes.iter().enumerate() {
             if usize::from(byte & 0x3f) != at {
-                return Err(MarkError::Index { at, found: byte & 0x3f });
+                return Err(MarkError::Index {
+                    at,
+                    found: byte & 0x3f,
+                });
             }
             value[at / 4] |= (byte >> 6) << (2 * (at % 4));
         }
@@ -156,15 +170,28 @@ impl Mark {
         let extra = u64::from_le_bytes(extra);
         let flags = value[1];
         Ok(match value[0] {
-            KIND_TX_KEYS => Mark::TxKeys { key_id: extra as u32 },
-            KIND_RECORD => Mark::Record { content_type: extra as u8, len: len as u32 },
+            KIND_TX_KEYS => Mark::TxKeys {
+                key_id: extra as u32,
+            },
+            KIND_RECORD => Mark::Record {
+                content_type: extra as u8,
+                len: len as u32,
+            },
             KIND_RECORD_END => Mark::RecordEnd,
             KIND_RECORD_OPEN => Mark::RecordOpen,
-            KIND_FILE => {
-                Mark::File { offset: extra, len, reply: flags & FLAG_REPLY != 0, hold: flags & FLAG_HOLD != 0 }
-            }
-            KIND_CONTROL => Mark::Control { content_type: extra as u8, len: len as u32 },
-            KIND_ERROR => Mark::Error { errno: extra as u32 as i32 },
+            KIND_FILE => Mark::File {
+                offset: extra,
+                len,
+                reply: flags & FLAG_REPLY != 0,
+                hold: flags & FLAG_HOLD != 0,
+            },
+            KIND_CONTROL => Mark::Control {
+                content_type: extra as u8,
+                len: len as u32,
+            },
+            KIND_ERROR => Mark::Error {
+                errno: extra as u32 as i32,
+            },
             kind => return Err(MarkError::Kind(kind)),
         })
     }
@@ -207,12 +234,28 @@ mod tests {
 
     const ALL: [Mark; 8] = [
         Mark::TxKeys { key_id: u32::MAX },
-        Mark::Record { content_type: 21, len: 2 },
+        Mark::Record {
+            content_type: 21,
+            len: 2,
+        },
         Mark::RecordEnd,
         Mark::RecordOpen,
-        Mark::File { offset: u64::MAX, len: MAX_FILE_RANGE, reply: true, hold: false },
-        Mark::File { offset: 1 << 40, len: 0, reply: false, hold: true },
-        Mark::Control { content_type: 22, len: 16384 },
+        Mark::File {
+            offset: u64::MAX,
+            len: MAX_FILE_RANGE,
+            reply: true,
+            hold: false,
+        },
+        Mark::File {
+            offset: 1 << 40,
+            len: 0,
+            reply: false,
+            hold: true,
+        },
+        Mark::Control {
+            content_type: 22,
+            len: 16384,
+        },
         Mark::Error { errno: 74 },
     ];
 
@@ -231,15 +274,24 @@ mod tests {
     fn bytes_out_of_place_are_refused() {
         let mut bytes = Mark::RecordEnd.encode();
         bytes.swap(3, 4);
-        assert_eq!(Mark::decode(&bytes), Err(MarkError::Index { at: 3, found: 4 }));
+        assert_eq!(
+            Mark::decode(&bytes),
+            Err(MarkError::Index { at: 3, found: 4 })
+        );
         let mut unknown = Mark::RecordEnd.encode();
         unknown[2] |= 0b1100_0000; // bits 4 and 5 of the kind
-        assert_eq!(Mark::decode(&unknown), Err(MarkError::Kind(KIND_RECORD_END | 0b11_0000)));
+        assert_eq!(
+            Mark::decode(&unknown),
+            Err(MarkError::Kind(KIND_RECORD_END | 0b11_0000))
+        );
     }
 
     #[test]
     fn sendfile_results_come_back_equal() {
-        let result = SendfileResult { sent: 1 << 40, errno: 5 };
+        let result = SendfileResult {
+            sent: 1 << 40,
+            errno: 5,
+        };
         assert_eq!(SendfileResult::decode(&result.encode()), result);
     }
 }

@@ -10,17 +10,20 @@
 //! | [`tun`] | kernel TUN with virtio-net headers, one or several queues | TSO, USO, partial checksums, both ways |
 //! | [`plain_tun`] | kernel TUN as the `tun-tap` crate opens it | none |
 //! | [`memory`] | two ends in one process, for tests | as asked for |
+//! | [`capture`] | wraps any of them, writes pcapng | that of the inner device |
 //!
-//! [`interface`] gives the kernel's side of a TUN its addresses, MTU and queue length. [`checksum`] is the
-//! arithmetic of what is left undone.
+//! [`interface`] gives the kernel's side of a TUN its addresses, MTU and queue length. [`segment`]
+//! cuts super-segments the way hardware would; [`checksum`] is the arithmetic under all of it.
 //!
 //! What is deliberately not here: Ethernet (a TUN carries bare IP, so there is no ARP and no neighbour discovery), routing, and
 //! retries. A device that is full says [`WouldBlock`](std::io::ErrorKind::WouldBlock); what to do then is TCP's business.
 
+pub mod capture;
 pub mod checksum;
 pub mod interface;
 pub mod memory;
 pub mod plain_tun;
+pub mod segment;
 pub mod tun;
 
 use std::io::{self, IoSlice};

@@ -1,0 +1,302 @@
+//! The reading half of a stream: plain bytes, and the marks among them.
+//!
+//! A [`Receive`] makes one attempt at a time and never waits, so its lock is never held across a wait. Linux promises that
+//! a read stops at a mark's end at the latest, and hands the attached descriptor to the read that takes the mark's first
+//! byte. So whenever a descriptor arrives, the last byte read is a mark's, and its index tells how many of the mark's bytes
+//! the caller's buffer ends with; those are taken off again, the missing ones are the front of the queue.
+//!
+//! ```text
+//!   socket:  d d d d │M M M … M│ c c │ d d …        d data, M a Control mark (64 bytes, descriptor), c its record
+//!   read of 16 →  d d d d M M … (12 of M)  + descriptor   → 4 bytes of data; 52 bytes of M fetched; pending: record of 2
+//! ```
+//!
+//! A control record is delivered only when it is here as a whole. Its bytes stay on the socket until then (so `poll`
+//! shows them) unless only a part of them has come.
+
+use super::scm;
+use rustix::fd::BorrowedFd;
+use rustix::io::{Errno, IoSliceMut, ioctl_fionread};
+use rustix::net::{RecvFlags, recv};
+use uktls_record::{ContentType, ProtocolVersion};
+use uktls_stack::mark::{MARK_LEN, Mark, bytes_in_hand};
+
+/// First byte of a KeyUpdate message (RFC 8446 §4: `key_update(24)`).
+const KEY_UPDATE: u8 = 24;
+
+/// Longest control record that the daemon may announce: RFC 8446 §5.1, "The length MUST NOT exceed 2^14 bytes."
+const MAX_CONTROL: u32 = 1 << 14;
+
+/// What the library keeps of the reading half.
+#[derive(Debug, Default)]
+pub(super) struct Receive {
+    /// A control record whose mark was read.
+    pending: Option<Pending>,
+    /// Receiving stopped for good.
+    error: Option<Errno>,
+    /// A KeyUpdate was delivered: nothing can be read until new keys are set.
+    expired: bool,
+    /// Version of the keys for receiving, once set.
+    keys: Option<ProtocolVersion>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    content_type: ContentType,
+    /// Its bytes that are still on the socket.
+    left: usize,
+    /// Its bytes that came off the socket before the rest was there.
+    front: Vec<u8>,
+    /// Its first byte was not delivered yet.
+    untouched: bool,
+    /// It is a KeyUpdate.
+    key_update: bool,
+}
+
+/// What one attempt found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Application data, or plain bytes.
+    Data(usize),
+    /// Bytes of a control record; `whole` when they are its last.
+    Control {
+        content_type: ContentType,
+        len: usize,
+        whole: bool,
+    },
+    /// Nothing yet.
+    Nothing,
+    /// The stream's end.
+    End,
+}
+
+impl Receive {
+    /// The state of a stream that has these keys.
+    pub(super) fn with_keys(keys: Option<ProtocolVersion>) -> Self {
+        Receive {
+            keys,
+            ..Receive::default()
+        }
+    }
+
+    /// Version of the keys for receiving.
+    pub(super) fn keys(&self) -> Option<ProtocolVersion> {
+        self.keys
+    }
+
+    /// Keys for receiving were set.
+    pub(super) fn set_keys(&mut self, version: ProtocolVersion) {
+        self.keys = Some(version);
+        self.expired = false;
+    }
+
+    /// One attempt to fill `buf`. `types`: the caller can take control records; with `peek` everything stays queued.
+    ///
+    /// # Errors
+    /// `EIO` when a control record is next and the caller cannot take it, `EKEYEXPIRED` behind a KeyUpdate, the record
+    /// layer's error behind the last good byte, `EPROTO` for a stream that the daemon cannot have written.
+    pub(super) fn step(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        buf: &mut [u8],
+        types: bool,
+        peek: bool,
+    ) -> Result<Step, Errno> {
+        loop {
+            if let Some(pending) = &mut self.pending {
+                if !types {
+                    return Err(Errno::IO);
+                }
+                match pending.complete(fd)? {
+                    Completeness::Whole => {}
+                    Completeness::Partial => return Ok(Step::Nothing),
+                    Completeness::CutOff => {
+                        self.pending = None;
+                        return Ok(Step::End);
+                    }
+                }
+                return self.deliver_pending(fd, buf, peek);
+            }
+            if let Some(error) = self.error {
+                return Err(error);
+            }
+            if self.expired {
+                return Err(Errno::KEYEXPIRED);
+            }
+            if buf.is_empty() {
+                return Ok(Step::Data(0));
+            }
+            let flags = if peek {
+                RecvFlags::DONTWAIT | RecvFlags::PEEK
+            } else {
+                RecvFlags::DONTWAIT
+            };
+            let received = match scm::receive(fd, &mut [IoSliceMut::new(buf)], flags) {
+                Ok(received) => received,
+                Err(Errno::AGAIN) => return Ok(Step::Nothing),
+                Err(Errno::CONNRESET) => return Ok(Step::End),
+                Err(errno) => return Err(errno),
+            };
+            if received.len == 0 {
+                return Ok(Step::End);
+            }
+            // A descriptor that this process had no room for still marks the mark.
+            if received.fds.is_empty() && !received.fds_cut {
+                return Ok(Step::Data(received.len));
+            }
+            let in_hand = bytes_in_hand(buf[received.len - 1]);
+            let Some(data) = received.len.checked_sub(in_hand) else {
+                return Err(self.stop(Errno::PROTO));
+            };
+            if peek && data > 0 {
+                return Ok(Step::Data(data));
+            }
+            let mut mark = [0; MARK_LEN];
+            let known = if peek { 0 } else { in_hand };
+            mark[..known].copy_from_slice(&buf[data..data + known]);
+            buf[data..received.len].fill(0);
+            if let Err(errno) = take_rest(fd, &mut mark[known..]) {
+                return Err(self.stop(errno));
+            }
+            self.apply(&mark);
+            if data > 0 {
+                return Ok(Step::Data(data));
+            }
+        }
+    }
+
+    fn apply(&mut self, mark: &[u8; MARK_LEN]) {
+        match Mark::decode(mark) {
+            Ok(Mark::Control { content_type, len }) if len <= MAX_CONTROL => {
+                self.pending = Some(Pending {
+                    content_type: ContentType(content_type),
+                    left: len as usize,
+                    front: Vec::new(),
+                    untouched: true,
+                    key_update: false,
+                });
+            }
+            Ok(Mark::Error { errno }) => self.error = Some(Errno::from_raw_os_error(errno)),
+            Ok(_) | Err(_) => self.error = Some(Errno::PROTO),
+        }
+    }
+
+    fn stop(&mut self, errno: Errno) -> Errno {
+        self.error = Some(errno);
+        errno
+    }
+
+    fn deliver_pending(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        buf: &mut [u8],
+        peek: bool,
+    ) -> Result<Step, Errno> {
+        let Some(pending) = &mut self.pending else {
+            return Ok(Step::Nothing);
+        };
+        let whole = pending.front.len() + pending.left;
+        let from_front = pending.front.len().min(buf.len());
+        buf[..from_front].copy_from_slice(&pending.front[..from_front]);
+        let from_socket = pending.left.min(buf.len() - from_front);
+        if from_socket > 0 {
+            let flags = if peek {
+                RecvFlags::DONTWAIT | RecvFlags::PEEK
+            } else {
+                RecvFlags::DONTWAIT
+            };
+            let got = read_exactly(
+                fd,
+                &mut buf[from_front..from_front + from_socket],
+                flags,
+                peek,
+            )?;
+            debug_assert_eq!(got, from_socket, "completeness was checked");
+        }
+        let len = from_front + from_socket;
+        let content_type = pending.content_type;
+        if pending.untouched && len > 0 {
+            pending.key_update = content_type == ContentType::HANDSHAKE
+                && self.keys == Some(ProtocolVersion::Tls13)
+                && buf[0] == KEY_UPDATE;
+            pending.untouched = peek;
+        }
+        if !peek {
+            pending.front.drain(..from_front);
+            pending.left -= from_socket;
+            if len == whole {
+                self.expired = pending.key_update;
+                self.pending = None;
+            }
+        }
+        Ok(Step::Control {
+            content_type,
+            len,
+            whole: len == whole,
+        })
+    }
+}
+
+enum Completeness {
+    Whole,
+    Partial,
+    CutOff,
+}
+
+impl Pending {
+    /// Whether the whole record is here. What is here of an incomplete one comes off the socket, so that the socket polls
+    /// readable again only when more of it has come.
+    fn complete(&mut self, fd: BorrowedFd<'_>) -> Result<Completeness, Errno> {
+        if self.left as u64 <= ioctl_fionread(fd)? {
+            return Ok(Completeness::Whole);
+        }
+        let mut piece = [0; 4096];
+        while self.left > 0 {
+            let want = self.left.min(piece.len());
+            match recv(fd, &mut piece[..want], RecvFlags::DONTWAIT) {
+                Ok((_, 0)) | Err(Errno::CONNRESET) => return Ok(Completeness::CutOff),
+                Ok((_, got)) => {
+                    self.front.extend_from_slice(&piece[..got]);
+                    self.left -= got;
+                }
+                Err(Errno::AGAIN) => return Ok(Completeness::Partial),
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(Completeness::Whole)
+    }
+}
+
+/// Takes the rest of a mark off the socket; it is there, since a mark is one message.
+fn take_rest(fd: BorrowedFd<'_>, rest: &mut [u8]) -> Result<(), Errno> {
+    let mut at = 0;
+    while at < rest.len() {
+        match scm::receive(
+            fd,
+            &mut [IoSliceMut::new(&mut rest[at..])],
+            RecvFlags::DONTWAIT,
+        ) {
+            Ok(received) if received.len > 0 => at += received.len,
+            Ok(_) | Err(Errno::AGAIN) => return Err(Errno::PROTO),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Reads bytes that are known to be queued. A peek cannot continue where it stopped, but sees all of them at once.
+fn read_exactly(
+    fd: BorrowedFd<'_>,
+    buf: &mut [u8],
+    flags: RecvFlags,
+    once: bool,
+) -> Result<usize, Errno> {
+    let mut at = 0;
+    while at < buf.len() {
+        let (_, got) = recv(fd, &mut buf[at..], flags)?;
+        at += got;
+        if once || got == 0 {
+            break;
+        }
+    }
+    Ok(at)
+}

@@ -1,0 +1,158 @@
+//! `sendfile`: a range of a regular file goes to the stack as one mark, the file's descriptor attached.
+//!
+//! Three ways, by size and by whether the caller may wait:
+//!
+//! * below [`SMALL`], the library reads the range and sends it as one [`send`](super::TcpStream::send) would: cheaper than
+//!   passing a descriptor;
+//! * blocking: the mark asks for an answer, which comes when the last byte is sealed, so the file may be changed afterwards;
+//! * non-blocking: at most [`QUOTA`] is taken, and filler behind the mark keeps the socket unwritable until it is done.
+
+use super::tcp::TcpStream;
+use super::{end, scm};
+use rustix::event::PollFlags;
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fstat, seek};
+use rustix::io::{Errno, pread};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
+use std::io;
+use uktls_stack::mark::{HOLD_FILLER, MAX_FILE_RANGE, Mark, SendfileResult};
+
+/// Ranges below this go as bytes.
+const SMALL: u64 = 64 * 1024;
+
+/// What one non-blocking call takes at most.
+const QUOTA: u64 = 4 << 20;
+
+impl TcpStream {
+    /// `sendfile(2)`: sends up to `count` bytes of `file`, from `offset` (which is moved on) or, without one, from the file's own
+    /// position (which is moved on). Returns how many bytes belong to the stream now: fewer when the file ends
+    /// earlier, 0 at its end. Records are cut every 16384 bytes and the last one is closed.
+    ///
+    /// A non-blocking stream takes a part of a large range and polls writable when it is ready for the next. A file that gets
+    /// shorter after it was taken resets the connection: a peer must not mistake the cut for the end.
+    ///
+    /// # Errors
+    /// `EINVAL` for anything but a regular file, `EBADF` for one that is not open for reading, `EAGAIN` when the stream is
+    /// non-blocking and has no room, and what [`send`](Self::send) gives.
+    pub fn sendfile(
+        &self,
+        file: &impl AsFd,
+        offset: Option<&mut u64>,
+        count: u64,
+    ) -> io::Result<u64> {
+        let file = file.as_fd();
+        let access = fcntl_getfl(file)?;
+        if access.contains(OFlags::PATH) || access & OFlags::RWMODE == OFlags::WRONLY {
+            return Err(Errno::BADF.into());
+        }
+        let stat = fstat(file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Errno::INVAL.into());
+        }
+        let from = match &offset {
+            Some(offset) => **offset,
+            None => seek(file, SeekFrom::Current(0))?,
+        };
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let len = size.saturating_sub(from).min(count).min(MAX_FILE_RANGE);
+        if len == 0 {
+            return Ok(0);
+        }
+        let sent = if len < SMALL {
+            self.send_small_file(file, from, len as usize)?
+        } else if self.is_nonblocking()? {
+            self.send_held_file(file, from, len.min(QUOTA))?
+        } else {
+            self.send_awaited_file(file, from, len)?
+        };
+        match offset {
+            Some(offset) => *offset = from + sent,
+            None => {
+                seek(file, SeekFrom::Start(from + sent))?;
+            }
+        }
+        Ok(sent)
+    }
+
+    fn send_small_file(&self, file: BorrowedFd<'_>, from: u64, len: usize) -> io::Result<u64> {
+        let mut bytes = vec![0; len];
+        let mut at = 0;
+        while at < len {
+            match rustix::io::retry_on_intr(|| pread(file, &mut bytes[at..], from + at as u64))? {
+                0 => break,
+                got => at += got,
+            }
+        }
+        // A blocking send may still stop early, by a signal or a timeout; the count says where.
+        self.send(&bytes[..at], super::SendFlags::empty())
+            .map(|sent| sent as u64)
+    }
+
+    fn send_held_file(&self, file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
+        let mark = Mark::File {
+            offset,
+            len,
+            reply: false,
+            hold: true,
+        };
+        self.writing(true, |state, fd| {
+            state.held_file(fd, mark, file, HOLD_FILLER)
+        })?;
+        Ok(len)
+    }
+
+    fn send_awaited_file(&self, file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let mark = Mark::File {
+            offset,
+            len,
+            reply: true,
+            hold: false,
+        };
+        self.writing(false, |state, fd| {
+            state.file(fd, mark, &[file, theirs.as_fd()])
+        })?;
+        drop(theirs);
+        let mut answer = [0; SendfileResult::LEN];
+        let mut at = 0;
+        while at < answer.len() {
+            // The range belongs to the stack by now: a signal must not make the caller send it again.
+            match rustix::io::retry_on_intr(|| {
+                rustix::net::recv(&ours, &mut answer[at..], RecvFlags::empty())
+            }) {
+                Ok((_, 0)) | Err(Errno::CONNRESET) => {
+                    return Err(match self.reason() {
+                        Ok(reason) => end::of_writing(reason).into(),
+                        Err(gone) => gone,
+                    });
+                }
+                Ok((_, got)) => at += got,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        let SendfileResult { sent, errno } = SendfileResult::decode(&answer);
+        if sent == 0 && errno != 0 {
+            let errno = Errno::from_raw_os_error(errno);
+            return Err(if errno == Errno::PIPE {
+                self.write_error(errno)
+            } else {
+                errno.into()
+            });
+        }
+        Ok(sent)
+    }
+
+    /// Waits until the stack has taken everything handed to the socket so far, or the stream ended.
+    pub(super) fn wait_writable(&self, deadline: Option<std::time::Instant>) -> Result<(), Errno> {
+        if scm::wait(self, PollFlags::OUT, deadline)?.is_empty() {
+            Err(Errno::AGAIN)
+        } else {
+            Ok(())
+        }
+    }
+}

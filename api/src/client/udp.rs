@@ -1,0 +1,241 @@
+//! UDP sockets.
+
+use super::tcp::{descriptor, open, set_nonblocking, set_timeout};
+use super::{Daemon, scm};
+use crate::protocol::Request;
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::net::{RecvFlags, SendFlags, sockopt};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use uktls_stack::address::{self, ADDRESS_LEN};
+
+/// Largest UDP payload: 65,535 less the UDP header, and under IPv4 the IP header too.
+const MAX_PAYLOAD_V4: usize = 65_507;
+const MAX_PAYLOAD_V6: usize = 65_527;
+
+/// A UDP socket on the stack. Its descriptor is a `SOCK_SEQPACKET` one that carries each datagram behind its peer's address.
+#[derive(Debug)]
+pub struct UdpSocket {
+    fd: OwnedFd,
+    local: SocketAddr,
+    /// Fixed peer; datagrams of others are not delivered.
+    peer: Mutex<Option<SocketAddr>>,
+}
+
+impl UdpSocket {
+    /// Binds on the default daemon. Port 0 takes a free one.
+    ///
+    /// # Errors
+    /// `EADDRINUSE`, `EADDRNOTAVAIL`; `ENETDOWN` when no daemon runs.
+    pub fn bind(address: impl ToSocketAddrs) -> io::Result<UdpSocket> {
+        let daemon = Daemon::default();
+        let mut last = Errno::INVAL.into();
+        for address in address.to_socket_addrs()? {
+            match UdpSocket::bind_on(&daemon, address, None) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Binds on `daemon`; with `peer`, the stack delivers only that peer's datagrams.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_on(
+        daemon: &Daemon,
+        address: SocketAddr,
+        peer: Option<SocketAddr>,
+    ) -> io::Result<UdpSocket> {
+        let (fd, local) = open(
+            daemon,
+            &Request::BindUdp {
+                local: address,
+                remote: peer,
+            },
+        )?;
+        set_nonblocking(&fd, false)?;
+        Ok(UdpSocket {
+            fd,
+            local,
+            peer: Mutex::new(peer),
+        })
+    }
+
+    /// Fixes the peer for [`send`](Self::send) and [`recv`](Self::recv). Unlike a peer given at birth it is this handle's own:
+    /// datagrams of others still arrive and are dropped as they are read.
+    ///
+    /// # Errors
+    /// That the name does not resolve.
+    pub fn connect(&self, address: impl ToSocketAddrs) -> io::Result<()> {
+        let address = address.to_socket_addrs()?.next().ok_or(Errno::INVAL)?;
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+        Ok(())
+    }
+
+    /// This side's address.
+    ///
+    /// # Errors
+    /// None; as in `std`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.local)
+    }
+
+    /// The fixed peer.
+    ///
+    /// # Errors
+    /// `ENOTCONN` when there is none.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.peer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .ok_or_else(|| Errno::NOTCONN.into())
+    }
+
+    /// Sends one datagram to `address`.
+    ///
+    /// # Errors
+    /// `EMSGSIZE` for more than a datagram can hold, `EAGAIN`, `ECONNABORTED` when the daemon is gone.
+    pub fn send_to(&self, bytes: &[u8], address: SocketAddr) -> io::Result<usize> {
+        let most = if address.is_ipv4() {
+            MAX_PAYLOAD_V4
+        } else {
+            MAX_PAYLOAD_V6
+        };
+        if bytes.len() > most {
+            return Err(Errno::MSGSIZE.into());
+        }
+        let header = address::encode(address);
+        match scm::send(
+            &self.fd,
+            &[IoSlice::new(&header), IoSlice::new(bytes)],
+            &[],
+            SendFlags::empty(),
+        ) {
+            Ok(_) => Ok(bytes.len()),
+            Err(errno) => Err(gone(errno).into()),
+        }
+    }
+
+    /// Sends one datagram to the fixed peer.
+    ///
+    /// # Errors
+    /// `EDESTADDRREQ` when there is none; as [`send_to`](Self::send_to).
+    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        let peer = self.peer_addr().map_err(|_| Errno::DESTADDRREQ)?;
+        self.send_to(bytes, peer)
+    }
+
+    /// Receives one datagram and its sender. What does not fit is lost.
+    ///
+    /// # Errors
+    /// `EAGAIN`; `ECONNABORTED` when the daemon is gone.
+    pub fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.receive(buf, RecvFlags::empty())
+    }
+
+    /// As [`recv_from`](Self::recv_from), without taking the datagram.
+    ///
+    /// # Errors
+    /// As [`recv_from`](Self::recv_from).
+    pub fn peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        self.receive(buf, RecvFlags::PEEK)
+    }
+
+    /// Receives one datagram of the fixed peer.
+    ///
+    /// # Errors
+    /// As [`recv_from`](Self::recv_from).
+    pub fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.recv_from(buf).map(|(len, _)| len)
+    }
+
+    fn receive(&self, buf: &mut [u8], flags: RecvFlags) -> io::Result<(usize, SocketAddr)> {
+        let peer = *self.peer.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let mut header =
+                address::encode(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)));
+            let mut bufs = [IoSliceMut::new(&mut header), IoSliceMut::new(buf)];
+            let received = scm::receive(&self.fd, &mut bufs, flags).map_err(gone)?;
+            if received.len == 0 {
+                return Err(Errno::CONNABORTED.into());
+            }
+            let (Some(from), Some(len)) = (
+                address::decode(&header),
+                received.len.checked_sub(ADDRESS_LEN),
+            ) else {
+                return Err(Errno::PROTO.into());
+            };
+            if peer.is_none_or(|peer| peer == from) {
+                return Ok((len, from));
+            }
+            if flags.contains(RecvFlags::PEEK) {
+                // A stranger's, in the way of what is looked for.
+                let mut nothing = [0; 0];
+                scm::receive(
+                    &self.fd,
+                    &mut [IoSliceMut::new(&mut nothing)],
+                    RecvFlags::empty(),
+                )
+                .map_err(gone)?;
+            }
+        }
+    }
+
+    /// Whether calls return `EAGAIN` instead of waiting.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        set_nonblocking(&self.fd, nonblocking)
+    }
+
+    /// How long a receive waits; `None` is for ever.
+    ///
+    /// # Errors
+    /// `EINVAL` for a time of zero.
+    pub fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        set_timeout(&self.fd, sockopt::Timeout::Recv, time)
+    }
+
+    /// How long a send waits; `None` is for ever.
+    ///
+    /// # Errors
+    /// `EINVAL` for a time of zero.
+    pub fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+        set_timeout(&self.fd, sockopt::Timeout::Send, time)
+    }
+
+    /// Another handle to the same socket.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn try_clone(&self) -> io::Result<UdpSocket> {
+        let peer = *self.peer.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(UdpSocket {
+            fd: self.fd.try_clone()?,
+            local: self.local,
+            peer: Mutex::new(peer),
+        })
+    }
+}
+
+impl From<UdpSocket> for OwnedFd {
+    fn from(socket: UdpSocket) -> OwnedFd {
+        socket.fd
+    }
+}
+
+descriptor!(UdpSocket);
+
+/// A socket pair's other end is the daemon's: nobody else can have closed it.
+fn gone(errno: Errno) -> Errno {
+    match errno {
+        Errno::PIPE | Errno::CONNRESET => Errno::CONNABORTED,
+        errno => errno,
+    }
+}

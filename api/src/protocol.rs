@@ -1,0 +1,417 @@
+//! What client library and daemon say to each other on a control connection.
+//!
+//! A control connection is a `SOCK_SEQPACKET` Unix socket, so a message is a message: one [`Request`] or [`Reply`],
+//! postcard-encoded, at most [`MAX_MESSAGE`] bytes, with at most one descriptor attached. Each request is answered by
+//! exactly one reply, in order; the daemon reads a connection's next request only after the last one was answered.
+//!
+//! ```text
+//!   client                                   daemon
+//!     Hello { magic, version, capabilities } ─→
+//!     ←─ Hello { version, capabilities }                what this daemon can do, said explicitly
+//!     Connect { remote, … } ─→
+//!     ←─ Socket { id, local } + descriptor              the client's end; it *is* the socket from now on
+//!     OnSocket(StageTx(keys)) + that descriptor ─→      the descriptor names the socket and proves the right to it
+//!     ←─ KeyId(n)
+//! ```
+//!
+//! Nothing that has a place in a stream's byte order is said here; that travels as a [mark](uktls_stack::mark) on the
+//! socket itself. Sockets that are gone are answered for: every request on them yields [`Reply::Gone`] while the
+//! daemon still remembers why they ended.
+//!
+//! Decoding trusts nothing: lengths are bounded by the message, the message by the receive buffer, and bytes behind the
+//! message's end are an error. Keys cross as Linux's `tls12_crypto_info_*` bytes in buffers that are wiped after use.
+
+mod bytes;
+
+pub use bytes::{BoundedBytes, KeyBytes};
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// Starts every first message, so that a stranger on the socket is recognised.
+pub const MAGIC: [u8; 4] = *b"uktl";
+
+/// Version of the messages below. Any change to an existing message's bytes raises it; daemon and library must agree.
+pub const VERSION: u16 = 1;
+
+/// Largest piece of a [`SocketRequest::RxBytes`], in bytes.
+pub const MAX_RX_BYTES: usize = 64 * 1024;
+
+/// Largest encoded message, in bytes, either way.
+pub const MAX_MESSAGE: usize = MAX_RX_BYTES + 1024;
+
+/// Sockets in one [`Reply::Sockets`]; each takes well below 512 bytes.
+pub const SOCKETS_PER_REPLY: usize = MAX_MESSAGE / 512;
+
+/// What a daemon can do, as bits. A library asks before it relies on one, instead of falling back in silence.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Capabilities(pub u64);
+
+impl Capabilities {
+    /// TLS 1.2 records.
+    pub const TLS12: Self = Self(1 << 0);
+    /// TLS 1.3 records.
+    pub const TLS13: Self = Self(1 << 1);
+    /// AES-128-GCM.
+    pub const AES_128_GCM: Self = Self(1 << 2);
+    /// AES-256-GCM.
+    pub const AES_256_GCM: Self = Self(1 << 3);
+    /// ChaCha20-Poly1305.
+    pub const CHACHA20_POLY1305: Self = Self(1 << 4);
+    /// `sendfile` inside the stack.
+    pub const SENDFILE: Self = Self(1 << 5);
+    /// UDP sockets.
+    pub const UDP: Self = Self(1 << 6);
+    /// Keys may be read back (no `--no-key-export`).
+    pub const KEY_EXPORT: Self = Self(1 << 7);
+    /// New keys on a TLS 1.3 direction that has keys.
+    pub const REKEY: Self = Self(1 << 8);
+
+    const NAMES: [(Self, &'static str); 9] = [
+        (Self::TLS12, "tls1.2"),
+        (Self::TLS13, "tls1.3"),
+        (Self::AES_128_GCM, "aes-128-gcm"),
+        (Self::AES_256_GCM, "aes-256-gcm"),
+        (Self::CHACHA20_POLY1305, "chacha20-poly1305"),
+        (Self::SENDFILE, "sendfile"),
+        (Self::UDP, "udp"),
+        (Self::KEY_EXPORT, "key-export"),
+        (Self::REKEY, "rekey"),
+    ];
+
+    /// Everything this version knows of.
+    pub fn all() -> Self {
+        Self(Self::NAMES.iter().fold(0, |bits, (one, _)| bits | one.0))
+    }
+
+    /// Whether every bit of `other` is set.
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// These without `other`.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// The names of the bits that are set and known.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES
+            .into_iter()
+            .filter(move |(one, _)| self.contains(*one))
+            .map(|(_, name)| name)
+    }
+}
+
+impl std::fmt::Debug for Capabilities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
+}
+
+/// Options that a socket is born with; accepted sockets inherit their listener's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketOptions {
+    /// Send small segments at once (`TCP_NODELAY`). Default true: a record's tail must not wait.
+    pub nodelay: bool,
+    /// Probe an idle peer after this long.
+    pub keepalive: Option<Duration>,
+    /// Records of one MSS while the window is small or after idle, full ones in bulk.
+    pub adaptive_records: bool,
+    /// Largest window to offer, in bytes.
+    pub receive_buffer: u64,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        SocketOptions {
+            nodelay: true,
+            keepalive: None,
+            adaptive_records: false,
+            receive_buffer: 1 << 20,
+        }
+    }
+}
+
+/// What a client asks.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// First on every connection, and only first. This variant's bytes are the same in every version.
+    Hello {
+        /// [`MAGIC`].
+        magic: [u8; 4],
+        /// The library's [`VERSION`].
+        version: u16,
+        /// What the library would like to use; for the daemon's log.
+        capabilities: Capabilities,
+    },
+    /// Open a TCP connection. Answered at once by [`Reply::Socket`]; the end polls writable when the connection stands.
+    Connect {
+        /// Peer.
+        remote: SocketAddr,
+        /// Local address, where it matters.
+        local: Option<SocketAddr>,
+        /// Options.
+        options: SocketOptions,
+    },
+    /// Open a listening TCP socket.
+    Listen {
+        /// Address to listen on; port 0 takes a free one.
+        local: SocketAddr,
+        /// Connections that may wait to be accepted.
+        backlog: u32,
+        /// Options of accepted sockets.
+        options: SocketOptions,
+    },
+    /// Open a UDP socket.
+    BindUdp {
+        /// Address to bind.
+        local: SocketAddr,
+        /// Fixed peer.
+        remote: Option<SocketAddr>,
+    },
+    /// An act on the socket whose descriptor is attached.
+    OnSocket(SocketRequest),
+    /// The sockets with numbers above `after`, in order, at most [`SOCKETS_PER_REPLY`].
+    Sockets {
+        /// Last number seen; `None` starts at the beginning.
+        after: Option<u64>,
+    },
+    /// All counters.
+    Counters,
+}
+
+/// An act on one socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum SocketRequest {
+    /// Attach the TLS ULP.
+    SetUlp,
+    /// Stage keys for sending; a mark on the socket puts them in force.
+    StageTx(KeyBytes),
+    /// Stop writing to the client's end, so that it can be drained before `RxKeys`.
+    RxFreeze,
+    /// A piece of what was drained.
+    RxBytes(BoundedBytes<MAX_RX_BYTES>),
+    /// These keys open everything from the first drained byte on. Without a freeze before it: new keys on a direction that has keys.
+    RxKeys(KeyBytes),
+    /// Give a freeze up; the drained bytes that were handed back are delivered again as they are.
+    RxThaw,
+    /// The keys for sending as they stand now. Creator's uid only.
+    GetTx,
+    /// The keys for receiving as they stand now. Creator's uid only.
+    GetRx,
+    /// Largest plaintext of a record sent.
+    SetMaxPayload(u16),
+    /// `TLS_RX_EXPECT_NO_PAD`.
+    SetExpectNoPad(bool),
+    /// `TCP_NODELAY`.
+    SetNoDelay(bool),
+    /// Keep-alive idle time.
+    SetKeepAlive(Option<Duration>),
+    /// Adaptive record layout.
+    SetAdaptiveRecords(bool),
+    /// Everything there is to tell.
+    Info,
+    /// Reset the connection.
+    Abort,
+}
+
+/// What the daemon answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// To [`Request::Hello`]. With another version than asked for, the daemon closes the connection behind it.
+    Hello {
+        /// The daemon's [`VERSION`].
+        version: u16,
+        /// What it can do.
+        capabilities: Capabilities,
+    },
+    /// It did not work: a Linux errno.
+    Error(i32),
+    /// Done.
+    Done,
+    /// A new socket; its descriptor is attached.
+    Socket {
+        /// Number, unique in the daemon's life.
+        id: u64,
+        /// Local address, port filled in.
+        local: SocketAddr,
+    },
+    /// Number of the staged keys, for the mark.
+    KeyId(u32),
+    /// Keys.
+    Keys(KeyBytes),
+    /// One socket.
+    Info(Box<SocketStat>),
+    /// The socket ended; all that is left of it is why.
+    Gone(Reason),
+    /// Some sockets, in order of their numbers.
+    Sockets {
+        /// At most [`SOCKETS_PER_REPLY`].
+        sockets: Vec<SocketStat>,
+        /// Whether there are more behind the last.
+        more: bool,
+    },
+    /// Counters: Linux's `tls_stat` names first, in Linux's order.
+    Counters(Vec<(String, u64)>),
+}
+
+/// Why a TCP socket's stream ended, or that it has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// Still connecting or open.
+    Open,
+    /// The peer finished its direction in order; on a TLS socket after its close_notify.
+    CleanEnd,
+    /// The peer finished without close_notify, or inside a record: bytes may have been cut off.
+    Truncated,
+    /// The peer reset the connection.
+    Reset,
+    /// The peer, or an ICMP error, refused the connection.
+    Refused,
+    /// Retransmissions or the handshake ran out.
+    TimedOut,
+    /// There is no way to the peer.
+    Unreachable,
+    /// A received record failed; the errno that the API promises (`EBADMSG`, `EMSGSIZE`, `EINVAL`).
+    BadRecord(i32),
+    /// This side ended it: a file that was being sent got shorter or could not be read.
+    FileFailed(i32),
+    /// This side ended it: sequence numbers or the AEAD's limit were used up.
+    KeysExhausted,
+    /// This side ended it for another reason, such as a limit or the daemon's end.
+    Aborted,
+}
+
+/// One direction's keys, without the keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyStat {
+    /// `TLS 1.2` or `TLS 1.3`, as the number on the wire: 0x0303 or 0x0304.
+    pub version: u16,
+    /// Linux's `TLS_CIPHER_*` number: 51, 52, 54.
+    pub cipher: u16,
+    /// Sequence number of the next record.
+    pub rec_seq: u64,
+    /// Records that the keys may still protect.
+    pub records_left: u64,
+}
+
+/// What kind of socket it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SocketKind {
+    /// A TCP connection.
+    Tcp,
+    /// A listening TCP socket.
+    TcpListener,
+    /// A UDP socket.
+    Udp,
+}
+
+/// TCP's figures.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpStat {
+    /// Congestion window in bytes.
+    pub cwnd: u64,
+    /// Smoothed round trip in microseconds; `None` before the first sample.
+    pub srtt_us: Option<u64>,
+    /// Maximum segment size in bytes.
+    pub mss: u64,
+    /// Bytes sent and not yet acknowledged.
+    pub in_flight: u64,
+    /// Segments sent, a super-segment counted as one.
+    pub segments_sent: u64,
+    /// Segments received.
+    pub segments_received: u64,
+    /// Bytes acknowledged by the peer.
+    pub bytes_acked: u64,
+    /// Bytes received in order.
+    pub bytes_received: u64,
+    /// Segments sent again.
+    pub retransmits: u64,
+}
+
+/// One socket as `uktls stat` lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketStat {
+    /// Number, unique in the daemon's life.
+    pub id: u64,
+    /// Kind.
+    pub kind: SocketKind,
+    /// Shard that owns it.
+    pub shard: u32,
+    /// Creator's uid.
+    pub uid: u32,
+    /// Local address.
+    pub local: SocketAddr,
+    /// Remote address of a connection.
+    pub remote: Option<SocketAddr>,
+    /// TCP state by RFC 9293's name, such as `ESTABLISHED`.
+    pub state: Option<String>,
+    /// TCP's figures.
+    pub tcp: Option<TcpStat>,
+    /// Whether the TLS ULP is attached.
+    pub ulp: bool,
+    /// Keys for sending.
+    pub tx: Option<KeyStat>,
+    /// Keys for receiving.
+    pub rx: Option<KeyStat>,
+    /// Records sealed so far.
+    pub records_sent: u64,
+    /// Records opened so far.
+    pub records_received: u64,
+    /// Why it ended.
+    pub reason: Reason,
+    /// Bytes of daemon memory that its buffers hold.
+    pub memory: u64,
+}
+
+/// Why bytes are not a message. The sender is at fault and gets disconnected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// Not a message of this version.
+    #[error(
+        "{0} bytes that are no message of protocol version {VERSION}; the sender is not uktls, or another version of it"
+    )]
+    Malformed(usize),
+    /// Longer than any message.
+    #[error("a message of more than {MAX_MESSAGE} bytes; the sender is not uktls")]
+    TooLong,
+}
+
+/// The message's bytes, in a buffer that is wiped on drop.
+///
+/// # Errors
+/// [`ProtocolError::TooLong`] where it would exceed [`MAX_MESSAGE`].
+pub fn encode<T: Serialize>(message: &T) -> Result<Zeroizing<Vec<u8>>, ProtocolError> {
+    // Sized first: a buffer that grows would leave unwiped copies of keys behind.
+    let len =
+        postcard::experimental::serialized_size(message).map_err(|_| ProtocolError::TooLong)?;
+    if len > MAX_MESSAGE {
+        return Err(ProtocolError::TooLong);
+    }
+    let mut bytes = Zeroizing::new(vec![0; len]);
+    postcard::to_slice(message, &mut bytes).map_err(|_| ProtocolError::TooLong)?;
+    Ok(bytes)
+}
+
+/// The message that `bytes` are, all of them.
+///
+/// # Errors
+/// [`ProtocolError`] when they are not exactly one message.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ProtocolError> {
+    if bytes.len() > MAX_MESSAGE {
+        return Err(ProtocolError::TooLong);
+    }
+    match postcard::take_from_bytes(bytes) {
+        Ok((message, [])) => Ok(message),
+        Ok(_) | Err(_) => Err(ProtocolError::Malformed(bytes.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! says what went wrong and what to do.
 
 mod cli;
+mod http;
 
 use clap::Parser;
 use std::process::ExitCode;

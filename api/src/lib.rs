@@ -43,6 +43,7 @@
 //! they meet. The stack itself is the crate `uktls_stack`, the records are `uktls_record`.
 
 pub mod client;
+pub mod handshake;
 pub mod paths;
 pub mod protocol;
 

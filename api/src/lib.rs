@@ -39,13 +39,14 @@
 //!
 //! # Where to read on
 //!
-//! [`client`] what programs use · [`protocol`] requests and answers · [`paths`] where
+//! [`client`] what programs use · [`protocol`] requests and answers · [`server`] the daemon's side of them · [`paths`] where
 //! they meet. The stack itself is the crate `uktls_stack`, the records are `uktls_record`.
 
 pub mod client;
 pub mod handshake;
 pub mod paths;
 pub mod protocol;
+pub mod server;
 
 pub use client::{Daemon, TcpListener, TcpStream, UdpSocket};
 pub use uktls_record::{CipherSuite, ContentType, CryptoInfo, ProtocolVersion};

@@ -4,7 +4,7 @@
 //! record, the rest of an alert) is *owed* and goes ahead of everything else next time.
 //!
 //! ```text
-//!   send(d)                     d d d │RecordEnd│
+//!   send(d)                     d d d │RecordEnd│          of more than one record: │RecordOpen│ in front
 //!   send(d, MORE); send(e)      │RecordOpen│ d d d   e e │RecordEnd│
 //!   send_record(ALERT, a)       │Record 21, 2│ a a
 //! ```
@@ -25,10 +25,20 @@ pub(super) const MAX_RECORD: usize = 1 << 14;
 #[derive(Debug, Default)]
 pub(super) struct Send {
     owed: VecDeque<Owed>,
-    /// A record is open behind the last byte (`MSG_MORE`).
-    open: bool,
+    record: Record,
     /// Keys for sending are set.
     armed: bool,
+}
+
+/// The data record behind the last byte sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Record {
+    #[default]
+    Closed,
+    /// The caller left it open (`MSG_MORE`); at close it is dropped, as in Linux.
+    Open,
+    /// A send was cut short by lack of room; the rest is expected, but what was taken is promised.
+    Unfinished,
 }
 
 #[derive(Debug)]
@@ -54,7 +64,11 @@ impl Send {
     }
 
     /// Whether something must go before the stream may end.
-    pub(super) fn owes(&self) -> bool {
+    pub(super) fn owes(&mut self) -> bool {
+        if self.record == Record::Unfinished {
+            self.owe_mark(Mark::RecordEnd);
+            self.record = Record::Closed;
+        }
         !self.owed.is_empty()
     }
 
@@ -93,9 +107,9 @@ impl Send {
             return rustix::net::send(fd, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
         }
         if bytes.is_empty() {
-            if self.open && !more {
+            if self.record != Record::Closed && !more {
                 self.owe_mark(Mark::RecordEnd);
-                self.open = false;
+                self.record = Record::Closed;
                 return self.settle(fd).map(|()| 0);
             }
             return Ok(0);
@@ -103,7 +117,9 @@ impl Send {
         let token = Some(scm::token()?);
         let (open, end) = (Mark::RecordOpen.encode(), Mark::RecordEnd.encode());
         let mut messages = Vec::with_capacity(3);
-        if more && !self.open {
+        // More than one record arrives in pieces. Told nothing, the stack closes a record whenever it has drained what
+        // is there, so a piece's end would become a record's.
+        if self.record == Record::Closed && (more || bytes.len() > MAX_RECORD) {
             messages.push(Outgoing {
                 bytes: &open,
                 fd: token,
@@ -118,11 +134,14 @@ impl Send {
             });
         }
         let sent = scm::send_all_now(fd, &messages)?;
-        if at == 1 {
-            self.open = true;
-        }
-        if sent[at] == bytes.len() && !more {
-            self.open = false;
+        if sent[at] < bytes.len() {
+            if at == 1 {
+                self.record = Record::Unfinished;
+            }
+        } else if more {
+            self.record = Record::Open;
+        } else {
+            self.record = Record::Closed;
             if sent[at + 1] == 0 {
                 self.owe_mark(Mark::RecordEnd);
             }
@@ -159,7 +178,7 @@ impl Send {
             Outgoing { bytes, fd: None },
         ];
         let [_, sent, _] = scm::send_all_now(fd, &messages)?;
-        self.open = false;
+        self.record = Record::Closed;
         // Another process that writes to the same socket may have taken the room.
         if sent < bytes.len() {
             self.owed.push_back(Owed {
@@ -174,7 +193,7 @@ impl Send {
     /// The keys staged as `key_id` are in force for everything sent from now on.
     pub(super) fn keys(&mut self, fd: BorrowedFd<'_>, key_id: u32) -> Result<(), Errno> {
         self.owe_mark(Mark::TxKeys { key_id });
-        (self.armed, self.open) = (true, false);
+        (self.armed, self.record) = (true, Record::Closed);
         match self.settle(fd) {
             Err(Errno::AGAIN | Errno::TOOMANYREFS) => Ok(()),
             settled => settled,
@@ -200,7 +219,7 @@ impl Send {
             sent, MARK_LEN,
             "so short a message goes whole or not at all"
         );
-        self.open = false;
+        self.record = Record::Closed;
         Ok(())
     }
 
@@ -229,7 +248,7 @@ impl Send {
             },
         ];
         let [_, sent, _] = scm::send_all_now(fd, &messages)?;
-        self.open = false;
+        self.record = Record::Closed;
         if sent < filler.len() {
             self.owed.push_back(Owed {
                 bytes: filler[sent..].to_vec(),

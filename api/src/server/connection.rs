@@ -1,0 +1,299 @@
+//! One control connection: reads a request, has it answered, sends the answer, reads the next.
+//!
+//! Strictly one after the other. So answers keep the requests' order, and a client that does not read its answers stops
+//! being read: it holds one answer's memory, and its further requests wait in the kernel's queue.
+
+use super::ServerConfig;
+use super::closer::Closer;
+use super::handle::{Named, Open, Opened, StackHandle};
+use crate::client::scm;
+use crate::protocol::{
+    self, Capabilities, MAGIC, MAX_MESSAGE, Reply, Request, SOCKETS_PER_REPLY, SocketRequest,
+    SocketStat, VERSION,
+};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, sockopt};
+use zeroize::Zeroizing;
+
+/// Longest backlog a listener may ask for.
+const MAX_BACKLOG: u32 = 4096;
+
+/// An answer on its way to the client.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    message: Zeroizing<Vec<u8>>,
+    fd: Option<OwnedFd>,
+}
+
+impl Outgoing {
+    pub(super) fn new(reply: &Reply, fd: Option<OwnedFd>) -> Self {
+        let message = protocol::encode(reply).unwrap_or_else(|_| {
+            // Only a list could grow so long, and lists are cut.
+            protocol::encode(&Reply::Error(Errno::MSGSIZE.raw_os_error()))
+                .expect("an errno fits any message")
+        });
+        Outgoing { message, fd }
+    }
+
+    pub(super) fn error(errno: Errno) -> Self {
+        Outgoing::new(&Reply::Error(errno.raw_os_error()), None)
+    }
+
+    pub(super) fn opened(result: Result<Opened, Errno>) -> Self {
+        match result {
+            Ok(Opened { id, fd, local }) => Outgoing::new(&Reply::Socket { id, local }, Some(fd)),
+            Err(errno) => Outgoing::error(errno),
+        }
+    }
+
+    pub(super) fn acted(result: Result<Reply, Errno>) -> Self {
+        match result {
+            Ok(reply) => Outgoing::new(&reply, None),
+            Err(errno) => Outgoing::error(errno),
+        }
+    }
+
+    pub(super) fn listed(mut sockets: Vec<SocketStat>, after: Option<u64>) -> Self {
+        sockets.retain(|socket| after.is_none_or(|after| socket.id > after));
+        sockets.sort_unstable_by_key(|socket| socket.id);
+        let more = sockets.len() > SOCKETS_PER_REPLY;
+        sockets.truncate(SOCKETS_PER_REPLY);
+        Outgoing::new(&Reply::Sockets { sockets, more }, None)
+    }
+
+    /// Sends it at once or not at all.
+    pub(super) fn send(&self, socket: &OwnedFd) -> Result<(), Errno> {
+        let fd = self.fd.as_ref().map(|fd| fd.as_fd());
+        let message = [IoSlice::new(&self.message)];
+        rustix::io::retry_on_intr(|| {
+            scm::send(socket, &message, fd.as_slice(), SendFlags::DONTWAIT)
+        })
+        .map(|_| ())
+    }
+}
+
+/// What became of a request.
+pub(super) enum Handled {
+    /// The answer.
+    Answered(Outgoing),
+    /// The answer; then the connection ends.
+    Last(Outgoing),
+    /// The stack will answer.
+    Pending,
+}
+
+/// Why a connection ends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Ended {
+    #[error("the client closed it")]
+    Closed,
+    #[error("nothing more could be read or written: {0}")]
+    Broken(Errno),
+    #[error(transparent)]
+    Protocol(#[from] protocol::ProtocolError),
+    #[error(
+        "a message of more than {MAX_MESSAGE} bytes or {} descriptors",
+        scm::MAX_FDS
+    )]
+    Cut,
+    #[error("{0} descriptors where at most one belongs")]
+    Descriptors(usize),
+    #[error("the first message must be a Hello, and only the first")]
+    Hello,
+    #[error("said what it had to say")]
+    Done,
+}
+
+impl Ended {
+    /// Whether the client did what no client of this protocol does.
+    pub(super) fn is_fault(&self) -> bool {
+        !matches!(self, Ended::Closed | Ended::Broken(_) | Ended::Done)
+    }
+}
+
+/// A request as it came.
+pub(super) struct Incoming {
+    request: Request,
+    fd: Option<OwnedFd>,
+}
+
+/// Takes the next request off the socket; `None` when none waits.
+pub(super) fn receive(
+    socket: &OwnedFd,
+    buffer: &mut [u8],
+    closer: &Closer,
+) -> Result<Option<Incoming>, Ended> {
+    let received = rustix::io::retry_on_intr(|| {
+        scm::receive(
+            socket,
+            &mut [IoSliceMut::new(&mut buffer[..MAX_MESSAGE])],
+            RecvFlags::DONTWAIT,
+        )
+    });
+    let received = match received {
+        Ok(received) => received,
+        Err(Errno::AGAIN) => return Ok(None),
+        Err(errno) => return Err(Ended::Broken(errno)),
+    };
+    let count = received.fds.len();
+    let mut fds = received.fds.into_iter();
+    let request = if received.cut {
+        Err(Ended::Cut)
+    } else if received.len == 0 {
+        Err(Ended::Closed)
+    } else {
+        protocol::decode::<Request>(&buffer[..received.len]).map_err(Ended::from)
+    };
+    use zeroize::Zeroize;
+    buffer[..received.len.min(MAX_MESSAGE)].zeroize();
+    let right = match &request {
+        Ok(Request::OnSocket(_)) => count <= 1,
+        Ok(_) => count == 0,
+        Err(_) => true,
+    };
+    match request {
+        Ok(request) if right => Ok(Some(Incoming {
+            request,
+            fd: fds.next(),
+        })),
+        request => {
+            fds.for_each(|fd| closer.close(fd));
+            Err(request.err().unwrap_or(Ended::Descriptors(count)))
+        }
+    }
+}
+
+/// Has a request answered. `greeted`: the Hello was exchanged. `later` makes the function that brings a late answer.
+pub(super) fn handle<H: StackHandle>(
+    incoming: Incoming,
+    greeted: &mut bool,
+    uid: u32,
+    stack: &H,
+    config: &ServerConfig,
+    closer: &Closer,
+    later: impl FnOnce() -> Box<dyn FnOnce(Outgoing) + Send>,
+) -> Result<Handled, Ended> {
+    let Incoming { request, fd } = incoming;
+    if *greeted == matches!(request, Request::Hello { .. }) {
+        fd.into_iter().for_each(|fd| closer.close(fd));
+        return Err(Ended::Hello);
+    }
+    Ok(match request {
+        Request::Hello { magic, version, .. } => {
+            if magic != MAGIC {
+                return Err(Ended::Hello);
+            }
+            *greeted = true;
+            let reply = Outgoing::new(
+                &Reply::Hello {
+                    version: VERSION,
+                    capabilities: config.capabilities(),
+                },
+                None,
+            );
+            if version == VERSION {
+                Handled::Answered(reply)
+            } else {
+                Handled::Last(reply)
+            }
+        }
+        Request::Connect {
+            remote,
+            local,
+            options,
+        } => {
+            let answer = later();
+            stack.open(
+                Open::Connect {
+                    remote,
+                    local,
+                    options,
+                },
+                uid,
+                Box::new(|opened| answer(Outgoing::opened(opened))),
+            );
+            Handled::Pending
+        }
+        Request::Listen {
+            local,
+            backlog,
+            options,
+        } => {
+            let answer = later();
+            let backlog = backlog.clamp(1, MAX_BACKLOG) as usize;
+            stack.open(
+                Open::Listen {
+                    local,
+                    backlog,
+                    options,
+                },
+                uid,
+                Box::new(|opened| answer(Outgoing::opened(opened))),
+            );
+            Handled::Pending
+        }
+        Request::BindUdp { local, remote } => {
+            let answer = later();
+            stack.open(
+                Open::Udp { local, remote },
+                uid,
+                Box::new(|opened| answer(Outgoing::opened(opened))),
+            );
+            Handled::Pending
+        }
+        Request::OnSocket(act) => match name(fd, stack, closer) {
+            Err(errno) => Handled::Answered(Outgoing::error(errno)),
+            Ok(Named::Gone(reason)) => Handled::Answered(Outgoing::new(&Reply::Gone(reason), None)),
+            Ok(Named::Live { id, uid: creator }) => {
+                let keys_wanted = matches!(act, SocketRequest::GetTx | SocketRequest::GetRx);
+                if keys_wanted && (config.no_key_export || creator != uid) {
+                    Handled::Answered(Outgoing::error(Errno::PERM))
+                } else {
+                    let answer = later();
+                    stack.act(id, act, Box::new(|acted| answer(Outgoing::acted(acted))));
+                    Handled::Pending
+                }
+            }
+        },
+        Request::Sockets { after } => {
+            let answer = later();
+            stack.sockets(Box::new(move |sockets| {
+                answer(Outgoing::listed(sockets, after))
+            }));
+            Handled::Pending
+        }
+        Request::Counters => {
+            let counters = stack
+                .counters()
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect();
+            Handled::Answered(Outgoing::new(&Reply::Counters(counters), None))
+        }
+    })
+}
+
+/// The socket that a descriptor is the client's end of. The descriptor itself is not kept.
+fn name<H: StackHandle>(fd: Option<OwnedFd>, stack: &H, closer: &Closer) -> Result<Named, Errno> {
+    let fd = fd.ok_or(Errno::BADF)?;
+    let named = match sockopt::socket_domain(&fd) {
+        // The cookie of another family's socket is no name here, though its number may be.
+        Ok(AddressFamily::UNIX) => {
+            sockopt::socket_cookie(&fd).and_then(|cookie| stack.named(cookie).ok_or(Errno::NOTSOCK))
+        }
+        Ok(_) | Err(_) => Err(Errno::NOTSOCK),
+    };
+    closer.close(fd);
+    named
+}
+
+impl ServerConfig {
+    fn capabilities(&self) -> Capabilities {
+        if self.no_key_export {
+            Capabilities::all().without(Capabilities::KEY_EXPORT)
+        } else {
+            Capabilities::all()
+        }
+    }
+}

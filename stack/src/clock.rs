@@ -59,6 +59,12 @@ impl Instant {
     pub const fn saturating_duration_since(self, earlier: Instant) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// Time from `earlier` to `self`; zero when `earlier` is the later of the two. Short for
+    /// [`Instant::saturating_duration_since`].
+    pub const fn since(self, earlier: Instant) -> Duration {
+        self.saturating_duration_since(earlier)
+    }
 }
 
 /// `duration` in nanoseconds, capped at `u64::MAX`.

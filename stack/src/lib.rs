@@ -5,3 +5,4 @@ pub mod address;
 pub mod clock;
 pub mod device;
 pub mod mark;
+pub mod tcp;

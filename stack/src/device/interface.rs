@@ -17,12 +17,14 @@ use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, Addres
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
 };
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
 use smoltcp::wire::{IpAddress, IpCidr};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 /// Packets that may wait between the kernel and one queue of the TUN. The default of 500 is less than one window of a fast connection, and what
 /// does not fit is dropped.
@@ -33,6 +35,10 @@ pub const MIN_MTU_V6: usize = 1280;
 
 /// RFC 791 §3.2: "Every internet module must be able to forward a datagram of 68 octets without further fragmentation."
 pub const MIN_MTU: usize = 68;
+
+/// Longest wait for the kernel to finish what it does behind our back, and how often to look.
+const ROUTE_PATIENCE: Duration = Duration::from_secs(5);
+const ROUTE_POLL: Duration = Duration::from_millis(1);
 
 /// What the kernel reports of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +81,10 @@ pub fn configure(name: &str, mtu: usize, addresses: &[IpCidr]) -> Result<Interfa
             NLM_F_CREATE | NLM_F_REPLACE,
             || format!("give the interface {name} the address {cidr}"),
         )?;
+    }
+
+    for cidr in addresses {
+        netlink.await_local_route(name, cidr.address())?;
     }
 
     let found = netlink.state(name, index)?;
@@ -243,6 +253,45 @@ impl Netlink {
             .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(mode)]));
         if let Err(error) = self.exchange(RouteNetlinkMessage::SetLink(link), NLM_F_ACK, |_| {}) {
             tracing::debug!(%error, "IPv6 address generation left as it is");
+        }
+    }
+
+    /// Waits until packets to `address` are taken in. The kernel gives an IPv6 address its local route from a work queue, some time
+    /// after it acknowledged the address (seen, some microseconds to milliseconds); until then packets to it are dropped.
+    fn await_local_route(&mut self, name: &str, address: IpAddress) -> Result<(), Error> {
+        let IpAddress::Ipv6(v6) = address else {
+            return Ok(());
+        };
+        let failed = |source| {
+            Error::system(
+                format!("find the route to {address} on the interface {name}"),
+                source,
+            )
+        };
+        let deadline = Instant::now() + ROUTE_PATIENCE;
+        loop {
+            let mut query = RouteMessage::default();
+            query.header.address_family = AddressFamily::Inet6;
+            query.header.destination_prefix_length = 128;
+            query
+                .attributes
+                .push(RouteAttribute::Destination(RouteAddress::Inet6(v6)));
+            let mut local = false;
+            let outcome = self.exchange(RouteNetlinkMessage::GetRoute(query), NLM_F_ACK, |reply| {
+                if let RouteNetlinkMessage::NewRoute(route) = reply {
+                    local |= route.header.kind == RouteType::Local;
+                }
+            });
+            match outcome.map_err(|error| error.raw_os_error().map(Errno::from_raw_os_error)) {
+                Ok(()) if local => return Ok(()),
+                Ok(()) | Err(Some(Errno::NETUNREACH | Errno::HOSTUNREACH)) => {}
+                Err(Some(errno)) => return Err(failed(errno.into())),
+                Err(None) => return Err(failed(io::ErrorKind::InvalidData.into())),
+            }
+            if Instant::now() >= deadline {
+                return Err(failed(io::ErrorKind::TimedOut.into()));
+            }
+            std::thread::sleep(ROUTE_POLL);
         }
     }
 

@@ -204,11 +204,14 @@ fn rfc_8439_chacha20_poly1305() {
     );
 }
 
+/// A record, its content type, and a check of what it holds.
+type TracedRecord = (&'static [u8], ContentType, fn(&[u8]));
+
 /// One direction of RFC 8448 §3 under one key: its records in order, each with its type and what is known of its content.
 struct Trace {
     key: [u8; 16],
     iv: [u8; 12],
-    records: &'static [(&'static [u8], ContentType, fn(&[u8]))],
+    records: &'static [TracedRecord],
 }
 
 /// "payload (50 octets): 00 01 02 03 … 2f 30 31"

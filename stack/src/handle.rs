@@ -71,12 +71,15 @@ pub enum SocketOp {
     SetUlp,
     /// Stage keys for sending; they come into force at the [`Mark::TxKeys`](crate::mark::Mark::TxKeys) with the number returned.
     /// Errors and their order as for `setsockopt(TLS_TX)`.
+    /// From the answer on they count as set: [`GetKeys`](Self::GetKeys) and [`Info`](Self::Info) show them, the next keys are new
+    /// ones (or `EBUSY` under TLS 1.2), although the mark may still be on its way.
     StageTx(CryptoInfo),
     /// First step of `TLS_RX`: stop writing to the client's end; after the answer the client drains its end.
     RxFreeze,
     /// A piece of what the client drained: raw stream bytes that were received before the keys came.
     RxBytes(Vec<u8>),
-    /// Last step of `TLS_RX`: these keys open everything from the first drained byte on (`None`: give up, deliver the bytes back as plain).
+    /// Last step of `TLS_RX`: these keys open everything from the first drained byte on. Without a freeze before it, new keys on a
+    /// TLS 1.3 direction that has keys (`None`: give up, deliver the bytes back as plain).
     RxKeys(Option<CryptoInfo>),
     /// `getsockopt(TLS_TX|TLS_RX)`: the current state of a direction's keys.
     GetKeys(Direction),

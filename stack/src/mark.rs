@@ -22,7 +22,8 @@
 /// Length of an encoded mark in bytes.
 pub const MARK_LEN: usize = 64;
 
-/// Filler bytes that follow a [`Mark::File`] with `hold` set, in the same message: enough to make a Unix stream
+/// Filler bytes that follow a [`Mark::File`] with `hold` set, in a message of their own right behind (one `sendmmsg`), so
+/// that a read still stops at the mark's last byte: enough to make a Unix stream
 /// socket with the default send buffer (208 KiB) unwritable, since Linux calls it writable while at most a quarter is used.
 pub const HOLD_FILLER: usize = 96 * 1024;
 

@@ -5,6 +5,8 @@
 pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod failure;
+pub(crate) mod netns;
+pub(crate) mod supervise;
 
 pub(crate) use failure::{Context, Failure};
 

@@ -64,9 +64,7 @@ pub fn configure(name: &str, mtu: usize, addresses: &[IpCidr]) -> Result<Interfa
     check_mtu(mtu, addresses)?;
     let index = index_of(name)?;
     let mut netlink = Netlink::open()?;
-    netlink.request(set_link(index_of("lo")?, Vec::new()), 0, || {
-        "bring the interface lo up".into()
-    })?;
+    netlink.loopback_up()?;
     netlink.no_link_local(index);
     let attributes = vec![
         LinkAttribute::Mtu(mtu as u32),
@@ -107,6 +105,11 @@ pub fn configure(name: &str, mtu: usize, addresses: &[IpCidr]) -> Result<Interfa
         });
     }
     Ok(found)
+}
+
+/// Brings `lo` up in the network namespace of the calling thread; a fresh one has it down.
+pub fn loopback_up() -> Result<(), Error> {
+    Netlink::open()?.loopback_up()
 }
 
 /// What the kernel reports of the interface `name` in the network namespace of the calling thread.
@@ -241,6 +244,12 @@ impl Netlink {
     ) -> Result<(), Error> {
         self.exchange(message, NLM_F_ACK | flags, |_| {})
             .map_err(|source| Error::system(action(), source))
+    }
+
+    fn loopback_up(&mut self) -> Result<(), Error> {
+        self.request(set_link(index_of("lo")?, Vec::new()), 0, || {
+            "bring the interface lo up".into()
+        })
     }
 
     /// Asks IPv6 to make no link-local address: a TUN has no use for it, and without it there are no router solicitations to

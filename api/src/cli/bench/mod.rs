@@ -1,19 +1,127 @@
 //! Benchmarks, each with its peer in the same run.
+//!
+//! A benchmark moves into a network namespace of its own, starts all sides there as the processes a user would start, lets them take turns,
+//! and prints medians and ratios: a table, or one line of JSON a metric. CPU-seconds are counted beside throughput because a busy
+//! machine bends the one less than the other.
+//!
+//! | module | what it measures |
+//! | --- | --- |
+//! | [`sendfile`] | `uktls serve` beside nginx and rustls, and the limits of the path |
+//! | [`receive`] | `uktls get` beside curl |
+//! | [`idle`] | memory of idle connections, and of the daemon after a long transfer |
 
-use super::{Failure, Globals, Outcome};
+pub(crate) mod client;
+mod cpu;
+mod idle;
+mod limit;
+mod peers;
+mod receive;
+mod report;
+mod sendfile;
+pub(crate) mod stack;
+mod stats;
+pub(crate) mod workload;
+
+use super::{Failure, Globals, Outcome, netns};
+use std::process::ExitCode;
 
 /// Measure the stack beside its peers.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// One line of JSON a metric
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
+    #[command(subcommand)]
+    name: Name,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Name {
+    Sendfile(sendfile::Args),
+    Receive(receive::Args),
+    Idle(idle::Args),
+    #[command(hide = true)]
+    Drain(client::DrainArgs),
+    #[command(hide = true)]
+    Hold(client::HoldArgs),
+    #[command(hide = true)]
+    RustlsServer(peers::rustls::ServerArgs),
+    #[command(hide = true)]
+    Limit(limit::LimitArgs),
 }
 
 /// Runs a benchmark.
-pub(crate) fn run(args: Args, _globals: &Globals) -> Outcome {
-    Err(Failure::new(format_args!(
-        "no benchmark is built in (json: {})",
-        args.json
-    )))
+pub(crate) fn run(args: Args, globals: &Globals) -> Outcome {
+    let quiet = globals.quiet;
+    let say = move |text: &str| {
+        if !quiet {
+            eprintln!("{text}");
+        }
+    };
+    let report = match args.name {
+        Name::Drain(args) => return client::drain(args),
+        Name::Hold(args) => return client::hold(args),
+        Name::RustlsServer(args) => return peers::rustls::serve(args),
+        Name::Limit(args) => return limit::run(args),
+        Name::Sendfile(args) => {
+            netns::enter()?;
+            sendfile::run(&args, &say)?
+        }
+        Name::Receive(args) => {
+            netns::enter()?;
+            receive::run(&args, &say)?
+        }
+        Name::Idle(args) => {
+            netns::enter()?;
+            idle::run(&args, &say)?
+        }
+    };
+    print!(
+        "{}",
+        if args.json {
+            report.json()
+        } else {
+            report.table()
+        }
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A length as people write it: `2G` is 2 · 1024³ bytes.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, Failure> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor: u64 = match &text[digits.len()..] {
+        "" => 1,
+        "K" | "k" => 1 << 10,
+        "M" | "m" => 1 << 20,
+        "G" | "g" => 1 << 30,
+        other => {
+            return Err(Failure::new(format_args!(
+                "{other:?} is no unit: K, M or G"
+            )));
+        }
+    };
+    match digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor))
+    {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err(Failure::new("expected a length, such as 512M or 2G")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_read_as_people_write_them() {
+        assert_eq!(parse_bytes("2G"), Ok(2 << 30));
+        assert_eq!(parse_bytes("512m"), Ok(512 << 20));
+        assert_eq!(parse_bytes("17"), Ok(17));
+        for wrong in ["", "0", "G", "2T", "-1", "1.5G", "99999999999G"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! | provider | what it is | needs |
 //! | --- | --- | --- |
-//! | [`aws_lc`] | aws-lc-rs: assembly for AES-NI, VAES, AVX-512; one pass in place and out of place | a C compiler, feature `aws-lc` (default) |
-//! | [`rust_crypto`] | RustCrypto's `aes-gcm` and `chacha20poly1305`: pure Rust, constant time | nothing |
+//! | `aws_lc` | aws-lc-rs: assembly for AES-NI, VAES, AVX-512; one pass in place and out of place | a C compiler, feature `aws-lc` (default) |
+//! | `rust_crypto` | RustCrypto's `aes-gcm` and `chacha20poly1305`: pure Rust, constant time | nothing |
 //!
 //! [`default()`] is the first one that was compiled in. The second is always there: as the only provider where there is no
 //! C compiler, and as the oracle in tests, since two independent implementations rarely make the same mistake.

@@ -4,5 +4,6 @@
 pub mod address;
 pub mod clock;
 pub mod device;
+pub mod fragment;
 pub mod mark;
 pub mod tcp;

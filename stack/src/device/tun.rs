@@ -539,4 +539,16 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn refusals_of_the_device_node_are_told_apart() {
+        let open = |errno: Errno| open_error("u0", errno.into());
+        assert!(matches!(node_error(Errno::NOENT), Error::NoNode));
+        assert!(matches!(node_error(Errno::ACCESS), Error::NodeDenied));
+        assert!(matches!(open(Errno::NOENT), Error::NoNode));
+        assert!(matches!(open(Errno::NODEV), Error::NoDriver));
+        assert!(matches!(open(Errno::PERM), Error::NotPermitted { .. }));
+        assert!(matches!(open(Errno::BUSY), Error::Busy { .. }));
+        assert!(matches!(open(Errno::NOMEM), Error::System { .. }));
+    }
 }

@@ -323,12 +323,12 @@ pub struct TcpStat {
     pub mss: u64,
     /// Bytes sent and not yet acknowledged.
     pub in_flight: u64,
-    /// Segments sent, a super-segment counted as one.
+    /// Segments sent; super-segments count by their pieces.
     pub segments_sent: u64,
-    /// Segments received.
+    /// Segments received; super-segments count as one.
     pub segments_received: u64,
-    /// Bytes acknowledged by the peer.
-    pub bytes_acked: u64,
+    /// Stream bytes sent, those sent again included.
+    pub bytes_sent: u64,
     /// Bytes received in order.
     pub bytes_received: u64,
     /// Segments sent again.
@@ -350,7 +350,7 @@ pub struct SocketStat {
     pub local: SocketAddr,
     /// Remote address of a connection.
     pub remote: Option<SocketAddr>,
-    /// TCP state by RFC 9293's name, such as `ESTABLISHED`.
+    /// TCP state by the name that `ss` gives it, such as `ESTAB`.
     pub state: Option<String>,
     /// TCP's figures.
     pub tcp: Option<TcpStat>,

@@ -38,7 +38,12 @@ pub struct SocketOptions {
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        SocketOptions { nodelay: true, keepalive: None, adaptive_records: false, receive_buffer: 1 << 20 }
+        SocketOptions {
+            nodelay: true,
+            keepalive: None,
+            adaptive_records: false,
+            receive_buffer: 1 << 20,
+        }
     }
 }
 

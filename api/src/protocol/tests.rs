@@ -33,7 +33,7 @@ fn stat(id: u64) -> SocketStat {
             in_flight: u64::MAX,
             segments_sent: u64::MAX,
             segments_received: u64::MAX,
-            bytes_acked: u64::MAX,
+            bytes_sent: u64::MAX,
             bytes_received: u64::MAX,
             retransmits: u64::MAX,
         }),

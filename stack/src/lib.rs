@@ -3,7 +3,16 @@
 
 pub mod address;
 pub mod clock;
+pub mod counters;
 pub mod device;
+pub mod emit;
 pub mod fragment;
+pub mod handle;
+pub mod ingress;
 pub mod mark;
+pub mod packet;
+pub mod registry;
+mod shard;
+pub mod socket_info;
+pub mod stack;
 pub mod tcp;

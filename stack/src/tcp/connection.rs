@@ -106,6 +106,11 @@ impl Connection {
     pub fn on_icmp_unreachable(&mut self, error: Unreachable) -> Events {
         unimplemented!()
     }
+    /// Whether `seq` is of something sent and not acknowledged (SYN and FIN included): what an ICMP error must quote
+    /// to be believed (RFC 5927 §4.1).
+    pub fn is_in_flight(&self, seq: SeqNumber) -> bool {
+        unimplemented!()
+    }
     pub fn into_time_wait(&self) -> TimeWait {
         unimplemented!()
     }

@@ -1,0 +1,175 @@
+//! A range of a regular file as a source, read without ever blocking the shard.
+//!
+//! Three ways, the first that works:
+//!
+//! 1. **mapped**: a helper thread maps a window of the file and populates it; the shard seals *from* the mapping *into*
+//!    the arena, one pass and no copy;
+//! 2. **`preadv2(RWF_NOWAIT)`** straight into the arena's record slots, on file systems known to honour the flag: what is
+//!    not in the page cache answers `EAGAIN`, and a helper thread brings it in;
+//! 3. **read by a helper** into a buffer, for every other file system.
+//!
+//! A mapped file may be cut while it is being sealed. So the output of a window is kept only if `fstat`
+//! afterwards still shows the whole range ([`FileRange::still_whole`]); a fault in between is caught by
+//! [`sigbus`](super::sigbus).
+
+use crate::mark::SendfileResult;
+use rustix::fd::OwnedFd;
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use std::io::IoSliceMut;
+use std::sync::Arc;
+
+/// Bytes that a helper maps, or brings into the page cache, at a time.
+pub const WINDOW: u64 = 4 * 1024 * 1024;
+/// Bytes that a helper reads into a buffer at a time.
+pub const READ_AHEAD: u64 = 512 * 1024;
+
+/// What the shard should do for more of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Seal from mapped windows.
+    Mapped,
+    /// Read what is in the page cache.
+    NoWait,
+    /// Let a helper read.
+    Helper,
+}
+
+/// File systems where a mapping cannot stall on somebody's user-space server, and `RWF_NOWAIT` means it
+/// (`include/uapi/linux/magic.h`): ext2/3/4, XFS, Btrfs, tmpfs.
+const LOCAL_FILE_SYSTEMS: [i64; 4] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994];
+const TMPFS: i64 = 0x0102_1994;
+
+/// A range of a file that is on its way.
+#[derive(Debug)]
+pub struct FileRange {
+    /// The file, shared with the helper that works on it.
+    pub file: Arc<OwnedFd>,
+    /// Next byte.
+    pub offset: u64,
+    /// Bytes left.
+    pub left: u64,
+    /// Bytes that belong to the stream.
+    pub sent: u64,
+    /// Where the result goes.
+    pub reply: Option<OwnedFd>,
+    /// Filler follows on the client's end.
+    pub hold: bool,
+    /// How it is read.
+    pub way: Way,
+    /// A helper is at work.
+    pub waiting: bool,
+    /// Bytes a helper read, and how many of them are used.
+    pub buffer: Option<(Vec<u8>, usize)>,
+    /// The mapped window that is being sealed from.
+    pub window: Option<super::sigbus::Window>,
+    /// The next one, if it came early.
+    pub next_window: Option<super::sigbus::Window>,
+    /// A helper maps a window.
+    pub prefetching: bool,
+    /// A helper could not read.
+    pub failed: Option<Errno>,
+}
+
+impl FileRange {
+    /// Takes over a range that a client named, after checking that it is a regular file open for reading.
+    ///
+    /// # Errors
+    /// `EINVAL` for anything but a regular file, `EBADF` when it is not open for reading.
+    pub fn new(
+        file: OwnedFd,
+        offset: u64,
+        len: u64,
+        reply: Option<OwnedFd>,
+        hold: bool,
+    ) -> Result<FileRange, (Errno, Option<OwnedFd>)> {
+        let checked = (|| {
+            let stat = rustix::fs::fstat(&file)?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                return Err(Errno::INVAL);
+            }
+            let flags = rustix::fs::fcntl_getfl(&file)?;
+            if flags.intersects(rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::PATH) {
+                return Err(Errno::BADF);
+            }
+            rustix::fs::fstatfs(&file)
+        })();
+        let kind = match checked {
+            Ok(file_system) => file_system.f_type,
+            Err(errno) => return Err((errno, reply)),
+        };
+        let way = match kind {
+            kind if LOCAL_FILE_SYSTEMS.contains(&kind) => Way::Mapped,
+            _ => Way::Helper,
+        };
+        Ok(FileRange {
+            file: Arc::new(file),
+            offset,
+            left: len,
+            sent: 0,
+            reply,
+            hold,
+            way,
+            waiting: false,
+            buffer: None,
+            window: None,
+            next_window: None,
+            prefetching: false,
+            failed: None,
+        })
+    }
+
+    /// Goes to the next way of reading: the one in use does not work on this file.
+    pub fn fall_back(&mut self) {
+        self.window = None;
+        self.next_window = None;
+        let tmpfs = rustix::fs::fstatfs(&*self.file).is_ok_and(|fs| fs.f_type == TMPFS);
+        self.way = if self.way == Way::Mapped && !tmpfs {
+            Way::NoWait
+        } else {
+            Way::Helper
+        };
+    }
+
+    /// Whether the file still has every byte up to `end`.
+    pub fn still_whole(&self, end: u64) -> bool {
+        rustix::fs::fstat(&*self.file).is_ok_and(|stat| stat.st_size as u64 >= end)
+    }
+
+    /// Reads what is in the page cache into the slices.
+    ///
+    /// # Errors
+    /// `EAGAIN`: nothing of it is; `EOPNOTSUPP`: the file system cannot say.
+    pub fn read_cached(&self, slices: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
+        rustix::io::preadv2(
+            &*self.file,
+            slices,
+            self.offset,
+            rustix::io::ReadWriteFlags::NOWAIT,
+        )
+    }
+
+    /// `n` bytes went into the stream.
+    pub fn advance(&mut self, n: usize) {
+        self.offset += n as u64;
+        self.left -= n as u64;
+        self.sent += n as u64;
+    }
+
+    /// Tells who waits for the result. A reader that is gone is nobody's loss.
+    pub fn finish(&mut self, errno: i32) {
+        answer(self.reply.take(), self.sent, errno);
+    }
+}
+
+/// Sends a result to whoever waits for it.
+pub fn answer(reply: Option<OwnedFd>, sent: u64, errno: i32) {
+    if let Some(reply) = reply {
+        let result = SendfileResult { sent, errno };
+        let _ = rustix::net::send(
+            &reply,
+            &result.encode(),
+            rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL,
+        );
+    }
+}

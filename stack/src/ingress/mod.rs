@@ -1,0 +1,429 @@
+//! The way in: slices of the received stream become records, records become what the client reads.
+//!
+//! ```text
+//!  tcp receive ──slices──►  reassembly of one record ──open in place──►  pieces ──sendmsg──► the client's end
+//! ```
+//! A record that lies whole in one device buffer is opened where it lies; only one that straddles two buffers is
+//! gathered. Nothing is handed on before its tag is verified. What the client has not taken stays here, bounded, and the
+//! TCP window with it.
+
+use crate::mark::{MARK_LEN, Mark};
+use bytes::{Buf, BytesMut};
+use rustix::fd::BorrowedFd;
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use uktls_record::crypto_info::CryptoInfo;
+use uktls_record::error::Error;
+use uktls_record::header::{ContentType, HEADER_LEN};
+use uktls_record::suite::ProtocolVersion;
+use uktls_record::tls::Opener;
+
+/// Opened bytes that may wait for the client; then records stay sealed, and the window closes.
+const MAX_WAITING: usize = 256 * 1024;
+/// Pieces handed over by one system call.
+const MAX_GATHER: usize = 32;
+/// First byte of a KeyUpdate message (RFC 8446 §4: `key_update(24)`).
+const KEY_UPDATE: u8 = 24;
+/// A close_notify alert (RFC 8446 §6.1), whatever its level byte says.
+const CLOSE_NOTIFY: u8 = 0;
+
+/// Something that goes to the client in one place of its stream.
+#[derive(Debug)]
+enum Piece {
+    Plain(BytesMut),
+    Mark([u8; MARK_LEN]),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    piece: Piece,
+    /// Bytes of the TCP stream that are done with when this piece is taken.
+    credit: usize,
+}
+
+/// How handing over ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flushed {
+    /// Everything is with the client.
+    Empty,
+    /// The client's end is full.
+    Blocked,
+    /// The client does not read any more; what comes is thrown away.
+    Gone,
+}
+
+/// A socket's receiving side from TCP on.
+#[derive(Debug, Default)]
+pub struct Intake {
+    opener: Option<Opener>,
+    /// Stream bytes that are not opened yet: the front of a record, or more while opening is stopped.
+    raw: BytesMut,
+    pieces: VecDeque<Waiting>,
+    waiting: usize,
+    /// Credit that belongs to no piece.
+    free_credit: usize,
+    /// Bytes of the stream that were credited before they came back by `TLS_RX`.
+    credited: usize,
+    /// The client is about to set `TLS_RX`: nothing is written to it.
+    frozen: bool,
+    /// What the client gave back.
+    returned: BytesMut,
+    failed: Option<Error>,
+    /// A KeyUpdate was delivered: nothing is opened before new keys are there.
+    awaiting_keys: bool,
+    close_notify: bool,
+    gone: bool,
+    records: u64,
+}
+
+impl Intake {
+    /// A receiver of plain bytes.
+    pub fn new() -> Intake {
+        Intake::default()
+    }
+
+    /// Records opened so far.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// The keys in force.
+    pub fn opener(&self) -> Option<&Opener> {
+        self.opener.as_ref()
+    }
+
+    /// Why opening stopped for good.
+    pub fn failed(&self) -> Option<&Error> {
+        self.failed.as_ref()
+    }
+
+    /// Whether the stream may end here: on a TLS socket after close_notify and between two records.
+    pub fn may_end(&self) -> bool {
+        self.opener.is_none() || (self.close_notify && self.raw.is_empty())
+    }
+
+    /// Whether another slice of the stream is wanted.
+    pub fn wants(&self) -> bool {
+        self.gone || (self.can_open() && self.waiting < MAX_WAITING)
+    }
+
+    /// Bytes of memory held.
+    pub fn memory(&self) -> usize {
+        self.waiting + self.raw.capacity() + self.returned.capacity()
+    }
+
+    /// Nothing waits for the client, and nothing that could be opened is left.
+    pub fn is_idle(&self) -> bool {
+        self.pieces.is_empty() && !self.frozen
+    }
+
+    fn can_open(&self) -> bool {
+        !self.frozen && self.failed.is_none() && !self.awaiting_keys
+    }
+
+    /// `TLS_RX` is about to be set: from now on nothing is written to the client.
+    pub fn freeze(&mut self) {
+        if self.opener.is_none() {
+            self.frozen = true;
+        }
+    }
+
+    /// Bytes that the client had received before it set `TLS_RX`.
+    ///
+    /// # Errors
+    /// `EINVAL` when the socket is not frozen, `EMSGSIZE` when it is more than can have been there.
+    pub fn give_back(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        if !self.frozen {
+            return Err(Errno::INVAL);
+        }
+        if self.returned.len() + bytes.len() > 4 << 20 {
+            return Err(Errno::MSGSIZE);
+        }
+        self.returned.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// The keys that open everything from here on; `None` thaws the socket as it was.
+    ///
+    /// # Errors
+    /// What the record layer says of the keys.
+    pub fn set_keys(&mut self, keys: Option<&CryptoInfo>) -> Result<(), Error> {
+        let outcome = match (keys, &mut self.opener) {
+            (Some(keys), Some(opener)) => opener.rekey(keys).map(|()| self.awaiting_keys = false),
+            (Some(keys), opener @ None) => Opener::new(keys).map(|new| *opener = Some(new)),
+            (None, _) => Ok(()),
+        };
+        let returned = std::mem::take(&mut self.returned);
+        self.frozen = false;
+        if outcome.is_err() || keys.is_none() {
+            if !returned.is_empty() {
+                self.waiting += returned.len();
+                self.pieces.push_front(Waiting {
+                    piece: Piece::Plain(returned),
+                    credit: 0,
+                });
+            }
+            return outcome;
+        }
+        if !returned.is_empty() || (self.records == 0 && !self.pieces.is_empty()) {
+            // In the order of the stream: what the client gave back, what waited for it, what came since.
+            self.credited = returned.len();
+            let mut stream = returned;
+            let mut marks = VecDeque::new();
+            for waiting in self.pieces.drain(..) {
+                match waiting.piece {
+                    Piece::Plain(bytes) => stream.extend_from_slice(&bytes),
+                    Piece::Mark(_) => marks.push_back(waiting),
+                }
+            }
+            self.pieces = marks;
+            self.waiting = 0;
+            stream.extend_from_slice(&self.raw);
+            self.raw.clear();
+            self.feed(stream);
+        } else {
+            self.feed(BytesMut::new());
+        }
+        Ok(())
+    }
+
+    /// Takes the next slice of the stream.
+    pub fn feed(&mut self, mut slice: BytesMut) {
+        if self.gone {
+            self.free_credit += slice.len();
+            return;
+        }
+        if self.opener.is_none() && self.can_open() {
+            if !slice.is_empty() {
+                self.push_plain(slice.len(), slice);
+            }
+            return;
+        }
+        loop {
+            if !self.can_open() {
+                self.raw.extend_from_slice(&slice);
+                return;
+            }
+            if self.raw.is_empty() {
+                self.raw = std::mem::take(&mut slice);
+            }
+            let Some(total) = self.record_len(&mut slice) else {
+                return;
+            };
+            if self.raw.len() < total {
+                self.gather(total, &mut slice);
+                if self.raw.len() < total {
+                    return;
+                }
+            }
+            let record = self.raw.split_to(total);
+            self.open(record);
+        }
+    }
+
+    /// Length of the record at the front, or `None` when its header is not whole or is wrong.
+    fn record_len(&mut self, slice: &mut BytesMut) -> Option<usize> {
+        if self.raw.len() < HEADER_LEN {
+            self.gather(HEADER_LEN, slice);
+        }
+        let header = self.raw.first_chunk::<HEADER_LEN>()?;
+        let parsed = self.opener.as_ref()?.parse_header(header);
+        match parsed {
+            Ok(header) => Some(header.record_len()),
+            Err(error) => {
+                self.fail(error);
+                self.raw.extend_from_slice(slice);
+                None
+            }
+        }
+    }
+
+    /// Moves bytes of `slice` behind `raw` until it has `total`, in a buffer of its own.
+    fn gather(&mut self, total: usize, slice: &mut BytesMut) {
+        let missing = (total - self.raw.len()).min(slice.len());
+        if self.raw.capacity() < total || missing > 0 {
+            let mut whole = BytesMut::with_capacity(total);
+            whole.extend_from_slice(&self.raw);
+            self.raw = whole;
+        } else if !self.raw.is_empty() && slice.is_empty() {
+            // A record's front must not pin the device buffer that it lies in.
+            self.raw = BytesMut::from(&self.raw[..]);
+        }
+        self.raw.extend_from_slice(&slice[..missing]);
+        slice.advance(missing);
+        if slice.is_empty() {
+            *slice = BytesMut::new();
+        }
+    }
+
+    fn open(&mut self, mut record: BytesMut) {
+        let credit = record.len();
+        let Some(opener) = &mut self.opener else {
+            return;
+        };
+        let version = opener.version();
+        if record.first() == Some(&ContentType::CHANGE_CIPHER_SPEC.0)
+            && version == ProtocolVersion::Tls13
+        {
+            // RFC 8446 §5: "An implementation may receive an unencrypted record of type change_cipher_spec consisting of
+            // the single byte value 0x01 [...] and MUST simply drop it".
+            if record.get(HEADER_LEN..) == Some(&[1]) {
+                self.free_credit += credit;
+                return;
+            }
+        }
+        match opener.open_in_place(&mut record) {
+            Err(error) => self.fail(error),
+            Ok(opened) => {
+                self.records += 1;
+                record.truncate(opened.plaintext.end);
+                record.advance(opened.plaintext.start);
+                if opened.content_type == ContentType::APPLICATION_DATA {
+                    if record.is_empty() {
+                        self.free_credit += credit;
+                    } else {
+                        self.push_plain(credit, record);
+                    }
+                    return;
+                }
+                if opened.content_type == ContentType::ALERT && record.get(1) == Some(&CLOSE_NOTIFY)
+                {
+                    self.close_notify = true;
+                }
+                if version == ProtocolVersion::Tls13
+                    && opened.content_type == ContentType::HANDSHAKE
+                    && record.first() == Some(&KEY_UPDATE)
+                {
+                    self.awaiting_keys = true;
+                }
+                let mark = Mark::Control {
+                    content_type: opened.content_type.0,
+                    len: record.len() as u32,
+                };
+                self.push_mark(mark, if record.is_empty() { credit } else { 0 });
+                if !record.is_empty() {
+                    self.push_plain(credit, record);
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.push_mark(
+            Mark::Error {
+                errno: error.errno(),
+            },
+            0,
+        );
+        self.failed = Some(error);
+    }
+
+    fn push_plain(&mut self, credit: usize, bytes: BytesMut) {
+        self.waiting += bytes.len();
+        self.pieces.push_back(Waiting {
+            piece: Piece::Plain(bytes),
+            credit,
+        });
+    }
+
+    fn push_mark(&mut self, mark: Mark, credit: usize) {
+        self.pieces.push_back(Waiting {
+            piece: Piece::Mark(mark.encode()),
+            credit,
+        });
+    }
+
+    /// Hands over what the client's end takes. The number is how many bytes of the TCP stream are done with.
+    ///
+    /// `descriptor` is what marks carry.
+    pub fn flush(&mut self, end: BorrowedFd<'_>, descriptor: BorrowedFd<'_>) -> (Flushed, usize) {
+        let mut credit = std::mem::take(&mut self.free_credit);
+        let flushed = loop {
+            if self.frozen {
+                break Flushed::Blocked;
+            }
+            let Some(first) = self.pieces.front() else {
+                break Flushed::Empty;
+            };
+            let sent = match &first.piece {
+                Piece::Mark(bytes) => {
+                    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+                    let descriptors = [descriptor];
+                    let fits = ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+                    debug_assert!(fits, "the space was made for one descriptor");
+                    sendmsg(end, &[IoSlice::new(bytes)], &mut ancillary, FLAGS)
+                }
+                Piece::Plain(_) => {
+                    let mut slices = [IoSlice::new(&[]); MAX_GATHER];
+                    let mut count = 0;
+                    for (slice, waiting) in slices.iter_mut().zip(&self.pieces) {
+                        let Piece::Plain(bytes) = &waiting.piece else {
+                            break;
+                        };
+                        *slice = IoSlice::new(bytes);
+                        count += 1;
+                    }
+                    sendmsg(
+                        end,
+                        &slices[..count],
+                        &mut SendAncillaryBuffer::default(),
+                        FLAGS,
+                    )
+                }
+            };
+            match sent {
+                Ok(n) => credit += self.taken(n),
+                Err(Errno::INTR) => {}
+                // Too many descriptors on their way to this user's sockets: as good as a full end.
+                Err(Errno::AGAIN | Errno::TOOMANYREFS) => break Flushed::Blocked,
+                Err(_) => {
+                    self.gone = true;
+                    credit += self
+                        .pieces
+                        .drain(..)
+                        .map(|waiting| waiting.credit)
+                        .sum::<usize>();
+                    credit += self.raw.len();
+                    self.raw = BytesMut::new();
+                    self.waiting = 0;
+                    break Flushed::Gone;
+                }
+            }
+        };
+        let already = credit.min(self.credited);
+        self.credited -= already;
+        (flushed, credit - already)
+    }
+
+    /// The client's end took `n` bytes.
+    fn taken(&mut self, mut n: usize) -> usize {
+        let mut credit = 0;
+        while let Some(first) = self.pieces.front_mut() {
+            match &mut first.piece {
+                Piece::Mark(_) if n >= MARK_LEN => n -= MARK_LEN,
+                Piece::Plain(bytes) if n >= bytes.len() && n > 0 => {
+                    n -= bytes.len();
+                    self.waiting -= bytes.len();
+                }
+                Piece::Plain(bytes) => {
+                    bytes.advance(n);
+                    self.waiting -= n;
+                    break;
+                }
+                Piece::Mark(_) => break,
+            }
+            credit += first.credit;
+            self.pieces.pop_front();
+            if n == 0 {
+                break;
+            }
+        }
+        credit
+    }
+}
+
+const FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);

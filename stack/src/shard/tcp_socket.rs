@@ -1,0 +1,391 @@
+//! A TCP socket: a connection, the emission path before it, the intake behind it, and the client's end.
+
+use super::Cx;
+use super::output::{Output, Path};
+use crate::clock::Instant;
+use crate::emit::emitter::{Emitter, Filled};
+use crate::handle::{SocketId, SocketOptions};
+use crate::ingress::{Flushed, Intake};
+use crate::socket_info::{KeyInfo, Reason, SocketInfo, SocketKind};
+use crate::tcp::{Connection, Events, FlowKey, State};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::net::{RecvFlags, Shutdown};
+
+/// Bytes that are sealed before they are sent: what two super-segments hold, so that it is all still in the cache.
+const BATCH: usize = 128 * 1024;
+/// Bytes that one socket may send before others get their turn.
+const TURN: usize = 512 * 1024;
+/// Below this congestion window, in segments, and for this many bytes after idle, the adaptive layout sends records of one segment.
+const ADAPTIVE_START: u64 = 64 * 1024;
+
+/// The client's end of a socket as the stack holds it.
+#[derive(Debug)]
+pub(super) struct End {
+    /// Our side of the socket pair.
+    pub(super) fd: OwnedFd,
+    /// Cookie of the client's side.
+    pub(super) cookie: u64,
+    /// The client closed its last copy.
+    pub(super) hung_up: bool,
+    /// We told the client that nothing more comes.
+    shut: bool,
+}
+
+impl End {
+    pub(super) fn new(fd: OwnedFd, cookie: u64) -> End {
+        End {
+            fd,
+            cookie,
+            hung_up: false,
+            shut: false,
+        }
+    }
+}
+
+/// What is left to do with a socket after a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Nothing until something happens.
+    Rest,
+    /// It has more to send and gave others their turn.
+    Again,
+    /// Connection and client's end are both finished.
+    Finished,
+}
+
+#[derive(Debug)]
+pub(super) struct TcpSocket {
+    pub(super) id: SocketId,
+    pub(super) uid: u32,
+    pub(super) key: FlowKey,
+    pub(super) connection: Connection,
+    /// No longer in the flow table, or in it as TIME-WAIT only.
+    pub(super) connection_done: bool,
+    pub(super) emitter: Emitter,
+    pub(super) intake: Intake,
+    pub(super) end: Option<End>,
+    /// The listener it came from, until it is accepted.
+    pub(super) listener: Option<usize>,
+    pub(super) options: SocketOptions,
+    pub(super) ulp: bool,
+    pub(super) established: bool,
+    pub(super) reason: Reason,
+    pub(super) armed: Option<Instant>,
+    pub(super) queued: bool,
+    finished_sending: bool,
+    /// Stream offset at which the adaptive layout started over.
+    bulk_from: u64,
+    last_sent: Instant,
+}
+
+impl TcpSocket {
+    pub(super) fn new(
+        id: SocketId,
+        uid: u32,
+        key: FlowKey,
+        connection: Connection,
+        options: SocketOptions,
+    ) -> TcpSocket {
+        TcpSocket {
+            id,
+            uid,
+            key,
+            connection,
+            connection_done: false,
+            emitter: Emitter::new(),
+            intake: Intake::new(),
+            end: None,
+            listener: None,
+            options,
+            ulp: false,
+            established: false,
+            reason: Reason::Open,
+            armed: None,
+            queued: false,
+            finished_sending: false,
+            bulk_from: 0,
+            last_sent: Instant::ZERO,
+        }
+    }
+
+    /// Notes what the connection says happened.
+    pub(super) fn on_events(&mut self, events: Events, counters: &crate::counters::Counters) {
+        if events.contains(Events::ESTABLISHED) {
+            self.established = true;
+            if let Some(end) = &self.end {
+                drain_filler(&end.fd);
+                counters.connected.add(1);
+            }
+        }
+        let reason = [
+            (Events::REFUSED, Reason::Refused),
+            (Events::RESET, Reason::Reset),
+            (Events::TIMED_OUT, Reason::TimedOut),
+            (Events::UNREACHABLE, Reason::Unreachable),
+        ];
+        if let Some((_, reason)) = reason
+            .into_iter()
+            .find(|(event, _)| events.contains(*event))
+            && matches!(self.reason, Reason::Open)
+        {
+            self.reason = reason;
+        }
+    }
+
+    /// Ends the connection from this side.
+    pub(super) fn abort(&mut self, reason: Reason) {
+        if matches!(self.reason, Reason::Open | Reason::CleanEnd) {
+            self.reason = reason;
+        }
+        self.connection.abort();
+    }
+
+    /// Moves whatever can be moved, both ways.
+    pub(super) fn turn(&mut self, now: Instant, cx: &mut Cx<'_>) -> Turn {
+        self.receive(cx);
+        let mut again = false;
+        if self.end.is_some() && self.established && !self.connection_done {
+            again = self.send(now, cx);
+        }
+        self.transmit(now, cx);
+        self.emitter.release(cx.pool, self.connection.acked());
+        if self.connection.state() == State::Closed {
+            self.connection_done = true;
+        }
+        if self.connection_done {
+            return self.settle(cx);
+        }
+        if again { Turn::Again } else { Turn::Rest }
+    }
+
+    /// Stream to client.
+    fn receive(&mut self, cx: &mut Cx<'_>) {
+        let Some(end) = &mut self.end else {
+            if self.listener.is_none() {
+                // Nobody will ever read it.
+                while let Some(slice) = self.connection.take_received() {
+                    self.connection.consumed(slice.len());
+                }
+            }
+            return;
+        };
+        if !self.established {
+            return;
+        }
+        loop {
+            let mut took = false;
+            while self.intake.wants() {
+                let Some(slice) = self.connection.take_received() else {
+                    break;
+                };
+                took = true;
+                let before = self.intake.records();
+                self.intake.feed(slice);
+                cx.counters
+                    .records_opened
+                    .add(self.intake.records() - before);
+            }
+            if !took && self.intake.is_idle() && self.intake.failed().is_none() {
+                break;
+            }
+            let (flushed, credit) = self.intake.flush(end.fd.as_fd(), cx.descriptor);
+            if credit > 0 {
+                self.connection.consumed(credit);
+            }
+            if flushed == Flushed::Blocked || !took {
+                break;
+            }
+        }
+        if let Some(error) = self.intake.failed()
+            && self.reason == Reason::Open
+        {
+            self.reason = Reason::BadRecord(error.errno());
+            cx.counters.decrypt_error.add(1);
+        }
+        if self.connection.receive_closed() && self.intake.is_idle() && !end.shut {
+            if self.reason == Reason::Open {
+                self.reason = if self.intake.may_end() {
+                    Reason::CleanEnd
+                } else {
+                    Reason::Truncated
+                };
+            }
+            end.shut = true;
+            let _ = rustix::net::shutdown(&end.fd, Shutdown::Write);
+        }
+    }
+
+    /// Client to stream. True when there is more and others should have their turn.
+    fn send(&mut self, now: Instant, cx: &mut Cx<'_>) -> bool {
+        let mut sent = 0;
+        loop {
+            if self.finished_sending {
+                return false;
+            }
+            let room = self.connection.send_room();
+            if room == 0 {
+                return false;
+            }
+            if sent >= TURN || self.emitter.arena.memory() >= cx.limits.memory_per_socket {
+                return sent >= TURN;
+            }
+            self.lay_out(now);
+            let Some(end) = &self.end else { return false };
+            let hung_up = end.hung_up;
+            let before = (self.emitter.arena.end(), self.emitter.records());
+            let filled = self.emitter.fill(end.fd.as_fd(), cx.pool, room.min(BATCH));
+            let appended = (self.emitter.arena.end() - before.0) as usize;
+            cx.counters
+                .records_sealed
+                .add(self.emitter.records() - before.1);
+            if let Some(job) = self.emitter.take_job() {
+                cx.helpers.submit(self.uid, self.id, job, cx.port.clone());
+            }
+            if appended > 0 {
+                self.connection
+                    .set_more(filled == Filled::Full && room > appended);
+                self.connection.append(appended);
+                self.last_sent = now;
+                sent += appended;
+            }
+            match filled {
+                Filled::Full => {}
+                Filled::Drained | Filled::Waiting => {
+                    self.connection.set_more(false);
+                    return false;
+                }
+                Filled::End => {
+                    self.finished_sending = true;
+                    self.connection.set_more(false);
+                    if hung_up {
+                        self.connection.close()
+                    } else {
+                        self.connection.shut_write()
+                    }
+                }
+                Filled::Reset => {
+                    self.finished_sending = true;
+                    self.abort(Reason::Aborted);
+                }
+                Filled::Failed(reason) => {
+                    self.finished_sending = true;
+                    self.abort(reason);
+                }
+            }
+            self.transmit(now, cx);
+            self.emitter.release(cx.pool, self.connection.acked());
+        }
+    }
+
+    /// The adaptive layout: a reader can use a record only when all of it is there, so the first ones fit one segment.
+    fn lay_out(&mut self, now: Instant) {
+        if !self.options.adaptive_records {
+            return;
+        }
+        let Some(sealer) = self.emitter.sealer() else {
+            return;
+        };
+        let overhead = sealer.overhead();
+        let stats = self.connection.stats();
+        if now.saturating_duration_since(self.last_sent) > stats.rto {
+            self.bulk_from = self.emitter.arena.end();
+        }
+        let small = self.emitter.arena.end() - self.bulk_from < ADAPTIVE_START;
+        let payload = if small {
+            usize::from(stats.mss).saturating_sub(overhead).max(256)
+        } else {
+            uktls_record::header::MAX_PLAINTEXT
+        };
+        self.emitter.adapt_payload(payload);
+    }
+
+    /// Sends every segment that TCP wants to send.
+    fn transmit(&mut self, now: Instant, cx: &mut Cx<'_>) {
+        while let Some(segment) = self.connection.transmit(now) {
+            let path = Path {
+                local: self.key.local,
+                remote: self.key.remote,
+            };
+            cx.output
+                .tcp(&path, &segment, &self.emitter.arena, cx.device, cx.counters);
+        }
+    }
+
+    /// The connection is gone: hands over what the client may still have, then lets it know.
+    fn settle(&mut self, cx: &mut Cx<'_>) -> Turn {
+        self.emitter.abandon(cx.pool);
+        let Some(end) = &self.end else {
+            return Turn::Finished;
+        };
+        if self.established && !end.hung_up {
+            let (flushed, _) = self.intake.flush(end.fd.as_fd(), cx.descriptor);
+            if flushed == Flushed::Blocked {
+                return Turn::Rest;
+            }
+            if end.shut && matches!(self.reason, Reason::CleanEnd | Reason::Truncated) {
+                // An orderly end: the client closes when it likes.
+                let _ = rustix::net::shutdown(&end.fd, Shutdown::Both);
+                return Turn::Finished;
+            }
+        }
+        Turn::Finished
+    }
+
+    /// What `uktls stat` shows.
+    pub(super) fn info(&self, shard: usize) -> SocketInfo {
+        SocketInfo {
+            id: self.id.0,
+            kind: SocketKind::Tcp,
+            shard,
+            uid: self.uid,
+            local: self.key.local,
+            remote: Some(self.key.remote),
+            state: Some(self.connection.state()),
+            tcp: Some(self.connection.stats()),
+            ulp: self.ulp,
+            tx: self.emitter.sealer().map(|sealer| KeyInfo {
+                version: sealer.version(),
+                cipher: sealer.cipher(),
+                rec_seq: sealer.crypto_info().rec_seq(),
+                records_left: sealer.records_left(),
+            }),
+            rx: self.intake.opener().map(|opener| KeyInfo {
+                version: opener.version(),
+                cipher: opener.cipher(),
+                rec_seq: opener.crypto_info().rec_seq(),
+                records_left: u64::MAX - opener.sequence(),
+            }),
+            records: (self.emitter.records(), self.intake.records()),
+            reason: self.reason,
+            memory: self.emitter.arena.memory() + self.intake.memory(),
+        }
+    }
+}
+
+/// Empties a connecting socket's end of the filler that kept it unwritable.
+fn drain_filler(end: &OwnedFd) {
+    let mut scratch = [0; 16 * 1024];
+    // Bounded: a Unix socket holds less than this many reads' worth.
+    for _ in 0..256 {
+        match rustix::net::recv(end, &mut scratch[..], RecvFlags::DONTWAIT) {
+            Ok((_, n)) if n > 0 => {}
+            _ => break,
+        }
+    }
+}
+
+impl Output {
+    /// Builds and sends one TCP segment or super-segment.
+    pub(super) fn tcp(
+        &mut self,
+        path: &Path,
+        segment: &crate::tcp::Transmit,
+        arena: &crate::emit::arena::Arena,
+        device: &mut dyn crate::device::Device,
+        counters: &crate::counters::Counters,
+    ) {
+        let mut slices = Vec::with_capacity(4);
+        arena.slices(segment.payload.clone(), &mut slices);
+        self.tcp_slices(path, segment, &slices, device, counters);
+    }
+}

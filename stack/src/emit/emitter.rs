@@ -276,11 +276,14 @@ impl Emitter {
         }
     }
 
-    /// A helper finished its work for this socket.
-    pub fn helped(&mut self, helped: Helped) {
+    /// A helper finished its work on `file` for this socket. Work on a file that is done with meanwhile is thrown away.
+    pub fn helped(&mut self, file: &Arc<OwnedFd>, helped: Helped) {
         let Item::File(range) = &mut self.item else {
             return;
         };
+        if !Arc::ptr_eq(&range.file, file) {
+            return;
+        }
         match helped {
             Helped::Window(window) => {
                 range.prefetching = false;

@@ -110,7 +110,8 @@ impl Shared {
             *queues.running.entry(uid).or_default() += 1;
             drop(queues);
             let helped = work.job.run();
-            work.port.send(ToShard::Helped(work.socket, helped));
+            work.port
+                .send(ToShard::Helped(work.socket, work.job.file, helped));
             queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(count) = queues.running.get_mut(&uid) {
                 *count -= 1;

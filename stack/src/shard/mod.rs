@@ -84,8 +84,8 @@ pub(crate) enum ToShard {
     List(Box<dyn FnOnce(Vec<SocketInfo>) + Send>),
     /// A packet of a flow that this shard owns, checked.
     Packet(BytesMut, Offload),
-    /// A helper finished.
-    Helped(SocketId, Helped),
+    /// A helper finished its work on this file.
+    Helped(SocketId, Arc<OwnedFd>, Helped),
     /// End everything.
     Stop,
 }
@@ -416,9 +416,9 @@ impl Shard {
                 ToShard::Op(id, op, reply) => reply(self.act(id, op)),
                 ToShard::List(reply) => reply(self.list()),
                 ToShard::Packet(packet, offload) => self.on_packet(packet, offload),
-                ToShard::Helped(id, helped) => {
+                ToShard::Helped(id, file, helped) => {
                     if let Some(index) = self.index_of(id) {
-                        self.sockets[index].emitter.helped(helped);
+                        self.sockets[index].emitter.helped(&file, helped);
                         self.queue(index);
                     }
                 }
@@ -515,6 +515,10 @@ impl Shard {
                 descriptor: self.null.as_fd(),
             };
             let turn = socket.turn(self.now, &mut cx);
+            if socket.connection_done {
+                let key = socket.key;
+                self.forget_flow(&key, index);
+            }
             self.rearm(index);
             match turn {
                 Turn::Rest => {}
@@ -544,6 +548,13 @@ impl Shard {
         }
     }
 
+    /// Takes a connection that is over out of the flow table; a client that has not read everything yet keeps the rest.
+    fn forget_flow(&mut self, key: &FlowKey, index: usize) {
+        if matches!(self.flows.get(key), Some(Flow::Socket(at)) if *at == index) {
+            self.flows.remove(key);
+        }
+    }
+
     /// A socket is done with: connection over, and the client told or gone.
     fn remove(&mut self, index: usize) {
         let Some(mut socket) = self.sockets.try_remove(index) else {
@@ -552,9 +563,7 @@ impl Shard {
         if let Some(at) = socket.armed {
             self.timers.remove(&(at, index));
         }
-        if matches!(self.flows.get(&socket.key), Some(Flow::Socket(at)) if *at == index) {
-            self.flows.remove(&socket.key);
-        }
+        self.forget_flow(&socket.key, index);
         socket.emitter.abandon(&mut self.pool);
         if socket.emitter.sealer().is_some() {
             self.common.counters.curr_tx.sub(1);

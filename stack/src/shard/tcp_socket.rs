@@ -142,6 +142,10 @@ impl TcpSocket {
 
     /// Moves whatever can be moved, both ways.
     pub(super) fn turn(&mut self, now: Instant, cx: &mut Cx<'_>) -> Turn {
+        if !self.established && self.end.as_ref().is_some_and(|end| end.hung_up) {
+            // The client gave up connecting.
+            self.abort(Reason::Aborted);
+        }
         self.receive(cx);
         let mut again = false;
         if self.end.is_some() && self.established && !self.connection_done {

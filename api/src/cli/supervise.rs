@@ -89,6 +89,26 @@ impl Supervisor {
         Ok(child)
     }
 
+    /// Everything that `child` writes to its stdout until it closes it.
+    pub(crate) fn rest(&self, child: &mut Child, limit: Duration) -> Result<String, Failure> {
+        let deadline = Instant::now() + limit;
+        while let Some(stdout) = &mut child.stdout {
+            if !self.ready(stdout, deadline)? {
+                return Err(child.failure(format_args!("is not done after {} s", limit.as_secs())));
+            }
+            let mut piece = [0; 4096];
+            match stdout
+                .read(&mut piece)
+                .context(|| format!("cannot read from {}", child.name))?
+            {
+                0 => break,
+                length => child.unread.extend_from_slice(&piece[..length]),
+            }
+        }
+        let text = std::mem::take(&mut child.unread);
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// The next line that `child` writes to its stdout.
     pub(crate) fn line(&self, child: &mut Child, limit: Duration) -> Result<String, Failure> {
         let deadline = Instant::now() + limit;

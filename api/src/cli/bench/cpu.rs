@@ -13,7 +13,7 @@ const TICK_ERROR_SECONDS: f64 = 0.04;
 
 /// The processor time that some processes and all their descendants have used so far.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct CpuTime {
+pub(crate) struct CpuTime {
     /// Nanoseconds by thread.
     threads: BTreeMap<u32, u64>,
     /// User and system seconds, ended threads included.
@@ -22,7 +22,7 @@ pub(super) struct CpuTime {
 
 impl CpuTime {
     /// Looks at these processes, and at what they have started.
-    pub(super) fn of(processes: &[u32]) -> Result<CpuTime, Failure> {
+    pub(crate) fn of(processes: &[u32]) -> Result<CpuTime, Failure> {
         let mut sum = CpuTime::default();
         for pid in with_descendants(processes) {
             let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
@@ -53,7 +53,7 @@ impl CpuTime {
     }
 
     /// Seconds used since `earlier`.
-    pub(super) fn since(&self, earlier: &CpuTime) -> f64 {
+    pub(crate) fn since(&self, earlier: &CpuTime) -> f64 {
         let nanoseconds: u64 = self
             .threads
             .iter()

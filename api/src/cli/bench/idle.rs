@@ -36,8 +36,9 @@ pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
     let mut workload = Workload::new("bench")?;
     let supervisor = Supervisor::new(&workload.logs())?;
     workload.make_file(args.file_size)?;
+    workload.settle()?;
     let wanted = Wanted::new(77, 1500);
-    let mut daemon = Daemon::start(&supervisor, workload.folder(), &wanted)?;
+    let daemon = Daemon::start(&supervisor, workload.folder(), &wanted)?;
     let server = daemon.serve(&supervisor, &workload, "1.2")?;
     let address = daemon.stack(443).to_string();
 

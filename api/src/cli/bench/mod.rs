@@ -11,7 +11,7 @@
 //! | [`idle`] | memory of idle connections, and of the daemon after a long transfer |
 
 pub(crate) mod client;
-mod cpu;
+pub(crate) mod cpu;
 mod idle;
 mod limit;
 mod peers;

@@ -39,6 +39,7 @@ pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
     let supervisor = Supervisor::new(&workload.logs())?;
     say(&format!("writing a file of {} bytes", args.file_size));
     workload.make_file(args.file_size)?;
+    workload.settle()?;
     let wanted = Wanted::new(77, usize::from(args.mtu));
     let daemon = Daemon::start(&supervisor, workload.folder(), &wanted)?;
     // One server for both: on every address of this namespace, loopback and the TUN's.

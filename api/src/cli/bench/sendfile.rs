@@ -54,6 +54,7 @@ pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
     let supervisor = Supervisor::new(&workload.logs())?;
     say(&format!("writing a file of {} bytes", args.file_size));
     workload.make_file(args.file_size)?;
+    workload.settle()?;
     let mtu = usize::from(args.mtu);
 
     let mut running: Vec<Child> = Vec::new();
@@ -65,7 +66,7 @@ pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
                 offload,
                 ..Wanted::new(subnet, mtu)
             };
-            let mut daemon = Daemon::start(&supervisor, workload.folder(), &wanted)?;
+            let daemon = Daemon::start(&supervisor, workload.folder(), &wanted)?;
             let server = daemon.serve(&supervisor, &workload, "1.2")?;
             contenders.push(Contender {
                 name: name.into(),

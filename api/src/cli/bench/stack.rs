@@ -2,7 +2,6 @@
 
 use super::super::Failure;
 use super::super::supervise::{Child, Supervisor, ourselves};
-use super::client::accepts;
 use super::workload::Workload;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -18,18 +17,15 @@ pub(crate) struct Wanted {
     pub(crate) subnet: u8,
     pub(crate) mtu: usize,
     pub(crate) offload: bool,
-    /// Where the packets are to be captured.
-    pub(crate) pcap: Option<PathBuf>,
 }
 
 impl Wanted {
-    /// With offload, and no capture.
+    /// With offload.
     pub(crate) fn new(subnet: u8, mtu: usize) -> Wanted {
         Wanted {
             subnet,
             mtu,
             offload: true,
-            pcap: None,
         }
     }
 }
@@ -53,7 +49,7 @@ impl Daemon {
         let socket = folder.join(format!("uktls-{subnet}.sock"));
         let mut command = ourselves()?;
         command
-            .arg("up")
+            .args(["up", "--json"])
             .args(["--tun", &format!("uktls{subnet}")])
             .args(["--addr", &format!("10.{subnet}.0.2/24")])
             .args(["--host-addr", &format!("10.{subnet}.0.1/24")])
@@ -61,13 +57,8 @@ impl Daemon {
             .args(["--offload", if wanted.offload { "on" } else { "off" }])
             .arg("--socket")
             .arg(&socket);
-        if let Some(pcap) = &wanted.pcap {
-            command.arg("--pcap").arg(pcap);
-        }
         let mut child = supervisor.spawn(&format!("uktls up {subnet}"), command)?;
-        supervisor.until("control socket", START, &mut [&mut child], || {
-            Ok(socket.exists().then_some(()))
-        })?;
+        supervisor.line(&mut child, START)?;
         Ok(Daemon {
             child,
             socket,
@@ -85,9 +76,9 @@ impl Daemon {
         (Ipv4Addr::new(10, self.subnet, 0, 1), port).into()
     }
 
-    /// Starts `uktls serve` on this daemon, for the workload's site, and waits until it accepts connections.
+    /// Starts `uktls serve` on this daemon, for the workload's site, and waits until it listens.
     pub(crate) fn serve(
-        &mut self,
+        &self,
         supervisor: &Supervisor,
         workload: &Workload,
         tls: &str,
@@ -95,7 +86,10 @@ impl Daemon {
         let listen = self.stack(443);
         let mut command = ourselves()?;
         command
-            .args(["serve", "--tls", tls, "--listen", &listen.to_string()])
+            .args(["serve", "--json", "--tls", tls])
+            .args(["--listen", &listen.to_string()])
+            // Longer than anything measured here lies idle.
+            .args(["--idle-timeout", "3600"])
             .arg("--socket")
             .arg(&self.socket)
             .arg("--cert")
@@ -104,12 +98,7 @@ impl Daemon {
             .arg(workload.key())
             .arg(workload.site());
         let mut server = supervisor.spawn(&format!("uktls serve {}", self.subnet), command)?;
-        supervisor.until(
-            "answer on its port",
-            START,
-            &mut [&mut server, &mut self.child],
-            || Ok(accepts(listen).then_some(())),
-        )?;
+        supervisor.line(&mut server, START)?;
         Ok(server)
     }
 
@@ -118,6 +107,15 @@ impl Daemon {
         let mut command = ourselves()?;
         command
             .args(["get", "--insecure", "--tls", tls, "--socket"])
+            .arg(&self.socket);
+        Ok(command)
+    }
+
+    /// The command `uktls stat --json` on this daemon.
+    pub(crate) fn stat(&self) -> Result<Command, Failure> {
+        let mut command = ourselves()?;
+        command
+            .args(["stat", "--json", "--all", "--socket"])
             .arg(&self.socket);
         Ok(command)
     }

@@ -2,7 +2,7 @@
 
 use super::super::{Context, Failure};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -36,9 +36,27 @@ impl Workload {
         Ok(workload)
     }
 
-    /// Fills the site's file with this many pseudo-random bytes and reads it once, so that it lies in the page cache.
+    /// Fills the site's file with this many pseudo-random bytes and leaves it in the page cache.
     pub(crate) fn make_file(&mut self, bytes: u64) -> Result<(), Failure> {
+        self.make_named(FILE, bytes)?;
+        self.file_bytes = bytes;
+        Ok(())
+    }
+
+    /// Waits until the file is on the disk, so that its work does not fall into the first round, and reads the file once.
+    pub(crate) fn settle(&self) -> Result<(), Failure> {
         let path = self.file();
+        let failed = || format!("cannot read {}", path.display());
+        let mut file = File::open(&path).context(failed)?;
+        file.sync_all().context(failed)?;
+        std::io::copy(&mut file, &mut std::io::sink())
+            .map(|_| ())
+            .context(failed)
+    }
+
+    /// Puts a file of pseudo-random bytes into the site.
+    pub(crate) fn make_named(&self, name: &str, bytes: u64) -> Result<(), Failure> {
+        let path = self.site().join(name);
         let failed = || format!("cannot write {bytes} bytes to {}", path.display());
         let mut file = File::create(&path).context(failed)?;
         let mut noise = Noise::new(bytes);
@@ -50,11 +68,6 @@ impl Workload {
             file.write_all(&piece[..now]).context(failed)?;
             left -= now as u64;
         }
-        // Written back now, so that the disk's work does not fall into the first round.
-        file.sync_all().context(failed)?;
-        let mut file = File::open(&path).context(failed)?;
-        while file.read(&mut piece).context(failed)? > 0 {}
-        self.file_bytes = bytes;
         Ok(())
     }
 

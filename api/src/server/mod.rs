@@ -18,6 +18,7 @@ mod closer;
 mod connection;
 mod handle;
 pub mod privileges;
+mod stack;
 
 pub use handle::{Answer, Named, Open, Opened, StackHandle};
 

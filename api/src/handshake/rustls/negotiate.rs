@@ -278,7 +278,7 @@ impl Handshake {
 
     /// Sends the alert that rustls queued for its last error, if the socket takes it at once.
     fn say_goodbye(&mut self, socket: &mut impl Write) {
-        self.incoming.clear();
+        // The input stays: rustls remembers places in it.
         while matches!(self.advance(), Ok(Wish::Again)) {}
         // The error that ended the handshake is the one to report.
         drop(self.flush(socket));

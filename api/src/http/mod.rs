@@ -9,6 +9,7 @@ pub(crate) mod answer;
 pub(crate) mod listing;
 pub(crate) mod range;
 pub(crate) mod request;
+pub(crate) mod response;
 pub(crate) mod site;
 pub(crate) mod status;
 pub(crate) mod target;

@@ -9,12 +9,8 @@ pub(crate) struct Failure(String);
 impl Failure {
     /// A failure with this line; line breaks in it (from foreign error texts) become spaces.
     pub(crate) fn new(line: impl fmt::Display) -> Failure {
-        Failure(
-            line.to_string()
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" "),
-        )
+        let line = without_numbers(&line.to_string());
+        Failure(line.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -34,18 +30,18 @@ pub(crate) trait Context<T> {
 
 impl<T, E: fmt::Display> Context<T> for Result<T, E> {
     fn context(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
-        self.map_err(|error| {
-            Failure::new(format_args!("{}: {}", what(), plain(&error.to_string())))
-        })
+        self.map_err(|error| Failure::new(format_args!("{}: {error}", what())))
     }
 }
 
-/// std's `io::Error` ends in "(os error 2)", which helps nobody.
-fn plain(text: &str) -> &str {
-    match text.rfind(" (os error ") {
-        Some(at) if text.ends_with(')') => &text[..at],
-        _ => text,
+/// std's `io::Error` ends in " (os error 2)", which helps nobody.
+fn without_numbers(mut text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    while let Some(at) = text.find(" (os error ") {
+        out.push_str(&text[..at]);
+        text = text[at..].split_once(')').map_or("", |(_, rest)| rest);
     }
+    out + text
 }
 
 #[cfg(test)]
@@ -62,5 +58,9 @@ mod tests {
             "cannot read /nonexistent/file: No such file or directory"
         );
         assert_eq!(Failure::new("a\n  b").to_string(), "a b");
+        assert_eq!(
+            Failure::new("x: gone (os error 2): y (os error 3)").to_string(),
+            "x: gone: y"
+        );
     }
 }

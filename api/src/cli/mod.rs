@@ -5,8 +5,15 @@
 pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod failure;
+pub(crate) mod get;
+pub(crate) mod host;
 pub(crate) mod netns;
+pub(crate) mod options;
+pub(crate) mod run;
+pub(crate) mod serve;
+pub(crate) mod stat;
 pub(crate) mod supervise;
+pub(crate) mod up;
 
 pub(crate) use failure::{Context, Failure};
 
@@ -47,6 +54,16 @@ pub(crate) struct Globals {
 pub(crate) enum Command {
     /// See it work: a network of its own, 1 GiB over TLS to curl and back, a capture to look at
     Demo(demo::Args),
+    /// Run a command in a network namespace of its own with a stack in it; needs no root
+    Run(run::Args),
+    /// Serve a folder by HTTPS, each file by one in-stack sendfile
+    Serve(serve::Args),
+    /// Fetch a URL through the stack, which decrypts it
+    Get(get::Args),
+    /// Bring a stack up on a TUN interface and keep it up
+    Up(up::Args),
+    /// Show sockets and counters
+    Stat(stat::Args),
     /// Measure it, each figure beside its peer's from the same run
     Bench(bench::Args),
 }
@@ -74,6 +91,11 @@ pub(crate) fn dispatch(arguments: Cli) -> Outcome {
     let Cli { globals, command } = arguments;
     match command {
         Command::Demo(args) => demo::run(args, &globals),
+        Command::Run(args) => run::run(args, &globals),
+        Command::Serve(args) => serve::run(args, &globals),
+        Command::Get(args) => get::run(args, &globals),
+        Command::Up(args) => up::run(args, &globals),
+        Command::Stat(args) => stat::run(args, &globals),
         Command::Bench(args) => bench::run(args, &globals),
     }
 }

@@ -1,0 +1,37 @@
+//! Where the program under test is.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The program `uktls` of this build: `$UKTLS_BIN`, or else what cargo builds of the sources in the tests' own profile.
+pub fn uktls_program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| match std::env::var_os("UKTLS_BIN") {
+        Some(path) => {
+            let path = PathBuf::from(path);
+            assert!(path.is_file(), "no program at {path:?} ($UKTLS_BIN)");
+            path
+        }
+        None => build(),
+    })
+}
+
+/// Cargo gives `CARGO_BIN_EXE_…` to tests of the program's own package only.
+fn build() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own file");
+    // target/PROFILE/deps/test-…
+    let profile = test.ancestors().nth(2).expect("a test is in deps");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.args(["build", "--quiet", "--package", "uktls", "--bin", "uktls"]);
+    if let Some(target) = profile.parent() {
+        cargo.arg("--target-dir").arg(target);
+    }
+    if profile.file_name().is_some_and(|name| name == "release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().expect("cargo starts");
+    assert!(status.success(), "cargo build of uktls failed");
+    profile.join("uktls")
+}

@@ -41,12 +41,12 @@ impl fmt::Display for Tally {
         let count = |name: &str| self.0.get(name).copied().unwrap_or(0);
         write!(
             f,
-            "Records sealed {}, opened {}; TCP segments sent {} (in {} packets handed to the device), received {}; retransmitted {}.",
+            "Records sealed {}, opened {}; TCP segments sent {} (as {} packets to the device), packets received {}; retransmitted {}.",
             count("RecordsSealed"),
             count("RecordsOpened"),
             count("SegmentsOut"),
             count("PacketsOut"),
-            count("SegmentsIn"),
+            count("PacketsIn"),
             count("Retransmits"),
         )
     }

@@ -270,7 +270,10 @@ impl Child {
         let log = std::fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         match log.lines().rev().find(|line| !line.trim().is_empty()) {
-            Some(last) => Failure::new(format_args!("{} {what}: {last}", self.name)),
+            Some(last) => {
+                let last = last.strip_prefix("uktls: ").unwrap_or(last);
+                Failure::new(format_args!("{} {what}: {last}", self.name))
+            }
             None => Failure::new(format_args!("{} {what}", self.name)),
         }
     }

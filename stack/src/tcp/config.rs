@@ -70,8 +70,6 @@ pub struct Config {
     pub sack: bool,
     /// Offer or accept explicit congestion notification (RFC 3168).
     pub ecn: bool,
-    /// Spread new data over the round trip instead of sending it in bursts.
-    pub pacing: bool,
 }
 
 impl Default for Config {
@@ -98,7 +96,6 @@ impl Default for Config {
             window_scaling: true,
             sack: true,
             ecn: false,
-            pacing: false,
         }
     }
 }

@@ -27,13 +27,22 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod congestion;
 mod connection;
+mod input;
 mod isn;
 mod options;
+mod output;
+mod receive;
+mod recovery;
 mod reset;
+mod rtt;
+mod scoreboard;
 mod segment;
+mod send;
 mod seq;
 mod time_wait;
+mod timers;
 
 pub use config::{Config, CongestionKind, Events, KeepAlive, State, Stats, Unreachable};
 pub use connection::Connection;

@@ -1,0 +1,304 @@
+//! The sending half: sequence variables, the peer's window, and what may go out next.
+//!
+//! Offsets are 64-bit sequence offsets: 0 our SYN, 1 the stream's first byte, 1 + appended the FIN.
+
+use core::ops::Range;
+
+use super::config::Config;
+use super::congestion::{Ack, Congestion};
+use super::recovery::{AckInfo, Phase, Recovery};
+use super::rtt::RttEstimator;
+use super::scoreboard::{Delivery, Scoreboard};
+use super::seq::SeqNumber;
+use crate::clock::Instant;
+
+/// The longest payload of a super-segment: 65,535 less the largest IP and TCP headers.
+const MAX_SUPER: u64 = 65_535 - 40 - 60;
+
+/// State of the sending half.
+#[derive(Debug)]
+pub(super) struct Send {
+    pub(super) iss: SeqNumber,
+    /// SND.UNA.
+    pub(super) una: u64,
+    /// SND.NXT.
+    pub(super) nxt: u64,
+    /// The highest offset the peer may acknowledge: SND.NXT, or one more while a window probe's byte is out.
+    pub(super) max: u64,
+    /// SND.WND in bytes, and the largest it ever was.
+    pub(super) wnd: u64,
+    pub(super) max_wnd: u64,
+    /// SND.WL1 and SND.WL2.
+    pub(super) wl1: u64,
+    pub(super) wl2: u64,
+    /// Shift of the window field we receive.
+    pub(super) scale: u8,
+    /// Stream bytes appended, and whether a FIN follows them.
+    pub(super) appended: u64,
+    pub(super) fin: bool,
+    pub(super) more: bool,
+    pub(super) nodelay: bool,
+    /// Segment size agreed on, and what the options of every segment take of it.
+    pub(super) mss: u64,
+    pub(super) options_len: u64,
+    pub(super) max_gso: u64,
+    pub(super) board: Scoreboard,
+    pub(super) congestion: Congestion,
+    pub(super) recovery: Recovery,
+    pub(super) rtt: RttEstimator,
+    /// Congestion window reduced: to be told to the peer with the next new data (RFC 3168 §6.1.2).
+    pub(super) cwr: bool,
+    /// The most that was in flight in this round or the last, and where the round ends.
+    max_in_flight: u64,
+    round_end: u64,
+    pub(super) last_sent: Instant,
+}
+
+/// What an acknowledgement did.
+pub(super) struct Acked {
+    /// SND.UNA moved.
+    pub(super) advanced: bool,
+    /// When to look for losses again.
+    pub(super) look_again: Option<Instant>,
+}
+
+impl Send {
+    pub(super) fn new(config: &Config, iss: SeqNumber, now: Instant) -> Send {
+        let mss = u64::from(config.mss);
+        Send {
+            iss,
+            una: 0,
+            nxt: 0,
+            max: 0,
+            wnd: 0,
+            max_wnd: 0,
+            wl1: 0,
+            wl2: 0,
+            scale: 0,
+            appended: 0,
+            fin: false,
+            more: false,
+            nodelay: config.nodelay,
+            mss,
+            options_len: 0,
+            max_gso: config.max_gso as u64,
+            board: Scoreboard::default(),
+            congestion: Congestion::new(config.congestion, config.initial_window, mss),
+            recovery: Recovery::new(),
+            rtt: RttEstimator::new(config.initial_rto, config.rto_min, config.rto_max),
+            cwr: false,
+            max_in_flight: 0,
+            round_end: 0,
+            last_sent: now,
+        }
+    }
+
+    /// Payload of a full segment.
+    pub(super) fn segment(&self) -> u64 {
+        self.mss - self.options_len
+    }
+
+    /// Payload of the largest super-segment: whole segments.
+    fn super_segment(&self) -> u64 {
+        let segment = self.segment();
+        (self.max_gso.min(MAX_SUPER) / segment).max(1) * segment
+    }
+
+    /// End of the stream's bytes, the FIN's offset if there is one.
+    pub(super) fn end(&self) -> u64 {
+        1 + self.appended
+    }
+
+    /// Stream bytes that were appended and never sent.
+    pub(super) fn unsent(&self) -> u64 {
+        self.end().saturating_sub(self.nxt)
+    }
+
+    pub(super) fn fin_sent(&self) -> bool {
+        self.nxt > self.end()
+    }
+
+    pub(super) fn fin_acked(&self) -> bool {
+        self.fin && self.una > self.end()
+    }
+
+    /// Bytes of the peer's window not used yet.
+    pub(super) fn window_room(&self) -> u64 {
+        (self.una + self.wnd).saturating_sub(self.nxt)
+    }
+
+    /// See [`Connection::send_room`](super::Connection::send_room).
+    pub(super) fn room(&self) -> u64 {
+        let unsent = self.unsent();
+        let by_window = self.window_room().saturating_sub(unsent);
+        let by_cwnd = self.cwnd_room().saturating_sub(self.board.lost() + unsent);
+        let room = by_window.min(by_cwnd);
+        if room == 0 && self.wnd == 0 && unsent == 0 && self.board.is_empty() {
+            1
+        } else {
+            room
+        }
+    }
+
+    /// The peer's acknowledgement `ack`, within what it may acknowledge, with SACK blocks.
+    pub(super) fn on_ack(
+        &mut self,
+        now: Instant,
+        ack: u64,
+        blocks: &[(SeqNumber, SeqNumber)],
+        (duplicate, tsecr, ts_rtt, sack_permitted, ece): (
+            bool,
+            Option<u32>,
+            Option<core::time::Duration>,
+            bool,
+            bool,
+        ),
+    ) -> Acked {
+        let prior_in_flight = self.in_flight();
+        let mut delivery = Delivery::new(now, self.rtt.min_rtt().unwrap_or_default());
+        let advanced = ack.saturating_sub(self.una);
+        if advanced > 0 {
+            self.board.acknowledge(ack, &mut delivery);
+            self.una = ack;
+            self.nxt = self.nxt.max(ack);
+            self.max = self.max.max(ack);
+        }
+        let mut dsack = false;
+        for (index, &(left, right)) in blocks.iter().enumerate() {
+            let left = left.unwrap_near(self.iss, self.una);
+            let right = right.unwrap_near(self.iss, self.una);
+            let (Ok(left), Ok(right)) = (u64::try_from(left), u64::try_from(right)) else {
+                continue;
+            };
+            // RFC 2883 §4: a first block below the acknowledgement is a duplicate's. (One inside the second block is too;
+            // marking it sacked again does nothing.)
+            dsack |= index == 0 && right <= self.una && left < right;
+            if left < right && left >= self.una && right <= self.nxt {
+                self.board.sack(left..right, &mut delivery);
+            }
+        }
+        let rtt = match delivery.sent_once_at {
+            Some(at) => Some(now.since(at)),
+            None if advanced > 0 => ts_rtt,
+            None => None,
+        };
+        if let Some(rtt) = rtt {
+            self.rtt.sample(rtt);
+        }
+        let was_open = self.recovery.phase != Phase::Loss;
+        let look_again = self.recover(&AckInfo {
+            now,
+            delivery: &delivery,
+            advanced,
+            duplicate: duplicate && delivery.sacked == 0,
+            dsack,
+            tsecr,
+            sack_permitted,
+            prior_in_flight,
+            ece,
+        });
+        if delivery.bytes > 0 && !matches!(self.recovery.phase, Phase::Recovery { .. }) {
+            let cwnd_limited = self.cwnd_limited() || !was_open;
+            self.congestion.on_ack(Ack {
+                now,
+                delivered: delivery.bytes,
+                mss: self.segment(),
+                srtt: self.rtt.srtt().unwrap_or_default(),
+                rtt,
+                snd_una: self.una,
+                snd_nxt: self.nxt,
+                cwnd_limited,
+            });
+        }
+        if self.una >= self.round_end {
+            self.round_end = self.nxt;
+            self.max_in_flight = self.in_flight();
+        }
+        Acked {
+            advanced: advanced > 0,
+            look_again,
+        }
+    }
+
+    /// Whether the window was used as far as a sender of super-segments can use it.
+    fn cwnd_limited(&self) -> bool {
+        let cwnd = self.congestion.cwnd;
+        if self.congestion.in_slow_start() {
+            cwnd < 2 * self.max_in_flight
+        } else {
+            self.max_in_flight + self.super_segment().min(cwnd / 3).max(self.segment()) >= cwnd
+        }
+    }
+
+    /// The next lost range to send again, as far as the windows allow.
+    pub(super) fn next_again(&mut self) -> Option<Range<u64>> {
+        if self.board.lost() == 0 {
+            return None;
+        }
+        let (segment, room) = (self.segment(), self.cwnd_room());
+        let forced = self.recovery.force || self.in_flight() == 0;
+        if room < segment && !forced {
+            return None;
+        }
+        let limit = (room / segment * segment).clamp(segment, self.super_segment());
+        let range = self.board.next_lost(limit)?;
+        // What the peer's window no longer covers is not repeated, but for the head, which finds out whether the peer lives.
+        if range.start != self.una && range.end > self.una + self.wnd {
+            return None;
+        }
+        Some(range)
+    }
+
+    /// The next new bytes to send (the FIN not counted), or `None`. An empty range means a FIN alone.
+    pub(super) fn next_new(&self) -> Option<Range<u64>> {
+        let unsent = self.unsent();
+        if unsent == 0 {
+            return (self.fin && !self.fin_sent()).then_some(self.nxt..self.nxt);
+        }
+        let (segment, by_window, by_cwnd) = (self.segment(), self.window_room(), self.cwnd_room());
+        let limit = by_window.min(by_cwnd);
+        let mut len = unsent.min(limit);
+        if len < unsent {
+            if len >= segment {
+                if self.deferred(limit, unsent) {
+                    return None;
+                }
+                len -= len % segment;
+            } else if by_cwnd < segment || 2 * len < self.max_wnd || len == 0 {
+                // RFC 9293 §3.8.6.2.1: what the peer's window lets out is sent when it is a full segment, all there is, or "at least a
+                // fraction Fs of the maximum window", Fs = 1/2. The persist timer overrides.
+                return None;
+            }
+        } else {
+            let tail = len % segment;
+            if tail > 0 && !self.board.is_empty() && !self.fin && (self.more || !self.nodelay) {
+                // Nagle, RFC 9293 §3.7.4: "if there is unacknowledged data ... buffer all user data ... until ... acknowledged or
+                // until the TCP endpoint can send a full-sized segment".
+                len -= tail;
+            }
+        }
+        let len = len.min(self.super_segment());
+        (len > 0).then(|| self.nxt..self.nxt + len)
+    }
+
+    /// Whether to wait for acknowledgements in flight to let out a larger super-segment: less than a third of the window
+    /// is free, and less than a whole super-segment.
+    fn deferred(&self, limit: u64, unsent: u64) -> bool {
+        let window = self.congestion.cwnd.min(self.wnd);
+        self.recovery.phase == Phase::Open
+            && self.in_flight() > 0
+            && self.board.sacked() == 0
+            && self.recovery.duplicates == 0
+            && limit < self.super_segment().min(window / 3).min(unsent)
+    }
+
+    /// New bytes `range`, and the FIN behind them if `fin`, go out now.
+    pub(super) fn sent_new(&mut self, range: &Range<u64>, fin: bool, now: Instant) {
+        let end = range.end + u64::from(fin);
+        self.board.sent(range.start..end, now);
+        self.nxt = end;
+        self.max = self.max.max(end);
+        self.last_sent = now;
+        self.max_in_flight = self.max_in_flight.max(self.in_flight());
+    }
+}

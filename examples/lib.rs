@@ -1,1 +1,6 @@
-//! placeholder
+//! Lessons and uses, a file each; this library itself is empty.
+//!
+//! | file | what it shows | how to run it |
+//! | --- | --- | --- |
+//! | `record_by_hand.rs` | one record in each version, sealed and opened, the role of every byte printed | `cargo run -p uktls-examples --example record_by_hand` |
+//! | `ktls_echo.rs` | an echo server on the kTLS calls: a handshake in the program, records in the stack | `cargo build -p uktls-examples --examples && cargo run -- run -- target/debug/examples/ktls_echo` |

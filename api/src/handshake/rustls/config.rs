@@ -1,9 +1,12 @@
 //! rustls configurations whose secrets can be handed over, from what a command line or a program states.
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     ClientConfig, DigitallySignedStruct, KeyLog, RootCertStore, ServerConfig, SignatureScheme,
     SupportedProtocolVersion,
@@ -124,7 +127,7 @@ impl Identity {
 pub enum Trust {
     /// Mozilla's root certificates.
     WebRoots,
-    /// The certificates of a PEM file, and no others.
+    /// The certificates of a PEM file, and what they signed.
     File(PathBuf),
     /// Anybody. The connection is encrypted, but to whom is unknown.
     Anybody,
@@ -179,13 +182,22 @@ pub fn client_config(
             builder.with_root_certificates(roots)
         }
         Trust::File(path) => {
+            let certificates = certificates(path, "certificate")?;
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(path, "certificate")? {
+            for certificate in &certificates {
                 roots
-                    .add(certificate)
+                    .add(certificate.clone())
                     .map_err(|error| pem_error("usable certificate", path, error))?;
             }
-            builder.with_root_certificates(roots)
+            let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|error| pem_error("usable certificate", path, error))?;
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(FromFile {
+                    certificates,
+                    chains,
+                }))
         }
         Trust::Anybody => builder
             .dangerous()
@@ -276,6 +288,63 @@ fn certificates(
         Err(pem_error(what, path, "no certificate found in it"))
     } else {
         Ok(found)
+    }
+}
+
+/// Believes the certificates of a file, and chains that end in them.
+///
+/// webpki refuses a server's certificate that is marked as an authority's, which is what `openssl req -x509` makes by
+/// default. One that the user named itself is believed all the same, if it is for the right name; its dates are the
+/// user's business then.
+#[derive(Debug)]
+struct FromFile {
+    certificates: Vec<CertificateDer<'static>>,
+    chains: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for FromFile {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self
+            .certificates
+            .iter()
+            .any(|certificate| certificate == end_entity)
+        {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.chains
+            .verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains
+            .verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chains
+            .verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chains.supported_verify_schemes()
     }
 }
 

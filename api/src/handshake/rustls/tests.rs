@@ -366,3 +366,41 @@ fn what_is_not_tls_is_refused_with_an_alert() {
     theirs.read_exact(&mut alert).expect("an alert");
     assert_eq!((alert[0], alert[5]), (21, 2), "a fatal alert");
 }
+
+#[test]
+fn a_certificate_from_the_trusted_file_is_believed_even_if_it_is_an_authoritys_own_but_for_its_name_only()
+ {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name);
+    for (number, is_ca) in [
+        rcgen::IsCa::NoCa,
+        rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut params = rcgen::CertificateParams::new(vec!["peer.test".into()]).expect("a name");
+        params.is_ca = is_ca;
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let cert = params.self_signed(&key).expect("a certificate");
+        std::fs::write(path("cert"), cert.pem()).expect("written");
+        std::fs::write(path("key"), key.serialize_pem()).expect("written");
+        let identity = Identity::from_pem_files(&path("cert"), &path("key")).expect("an identity");
+        let server = server_config(identity, &Choice::default(), None).expect("a configuration");
+        let client = client_config(&Trust::File(path("cert")), &Choice::default(), None)
+            .expect("a configuration");
+        let shakes_hands = |name: &'static str| {
+            let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+            let server = server.clone();
+            // Its end fails when the client refuses; what matters is the client's.
+            let peer =
+                std::thread::spawn(move || drop(TlsStream::accept(Software::over(theirs), server)));
+            let name = ServerName::try_from(name).expect("a name");
+            let outcome = TlsStream::connect(Software::over(ours), client.clone(), name).map(drop);
+            peer.join().expect("no panic");
+            outcome
+        };
+        shakes_hands("peer.test").unwrap_or_else(|error| panic!("certificate {number}: {error}"));
+        shakes_hands("other.test").expect_err("another name");
+    }
+}

@@ -237,9 +237,10 @@ impl Receive {
         self.dsack.is_some()
     }
 
-    /// What may be offered: the right edge that the free buffer allows.
-    fn offer(&self) -> u64 {
-        self.nxt + self.buffer.saturating_sub(self.queued + self.taken)
+    /// What may be offered: the right edge that the free buffer allows and a window field shifted by `scale` can say.
+    fn offer(&self, scale: u8) -> u64 {
+        let free = self.buffer.saturating_sub(self.queued + self.taken);
+        self.nxt + ((free >> scale).min(u64::from(u16::MAX)) << scale)
     }
 
     /// The window field for a segment sent now, with `scale` (0 on SYNs), moving the offered edge.
@@ -249,11 +250,9 @@ impl Receive {
     /// SHOULD NOT shrink the window": the edge does not move left, and an edge that the shift cannot say is rounded up.
     pub(super) fn advertise(&mut self, scale: u8) -> u16 {
         let unit = 1u64 << scale;
-        let (offer, step) = (self.offer(), (self.buffer / 2).min(self.peer_mss));
+        let (offer, step) = (self.offer(scale), (self.buffer / 2).min(self.peer_mss));
         if offer >= self.advertised + step.max(1) {
-            self.advertised = self
-                .advertised
-                .max(self.nxt + (offer - self.nxt) / unit * unit);
+            self.advertised = offer;
         }
         let field = self.window().div_ceil(unit).min(u64::from(u16::MAX));
         self.advertised = self.nxt + field * unit;
@@ -264,7 +263,7 @@ impl Receive {
     /// Whether the reader made enough room to say so without being asked: the window at least doubles, and by a segment or
     /// half the buffer.
     pub(super) fn update_due(&self) -> bool {
-        let (offer, open) = (self.offer(), self.window());
+        let (offer, open) = (self.offer(self.scale), self.window());
         let gained = offer.saturating_sub(self.advertised);
         gained >= (self.buffer / 2).min(self.peer_mss).max(1)
             && gained >= open

@@ -22,7 +22,7 @@ mod stack;
 
 pub use files::{Folder, checksum, pattern, sparse};
 pub use namespace::Network;
-pub use peers::{Certificate, Nginx, SServer};
+pub use peers::{Certificate, Nginx, SServer, openssl_options};
 pub use process::{Finished, Process, tool};
 pub use program::uktls_program;
 pub use stack::{Daemon, Serve};

@@ -102,6 +102,7 @@ impl Nginx {
                server {{\n\
                  listen 0.0.0.0:{port} ssl; listen [::]:{port} ssl ipv6only=on;\n\
                  ssl_certificate {}; ssl_certificate_key {};\n\
+                 ssl_protocols TLSv1.2 TLSv1.3;\n\
                  {tls}\n\
                  root {};\n\
                }}\n\
@@ -131,5 +132,20 @@ impl Nginx {
     /// The URL of a file at the host's IPv6 address.
     pub fn url6(&self, name: &str) -> String {
         format!("https://[{HOST6}]:{}/{name}", self.port)
+    }
+}
+
+/// The options by which `openssl s_client` and `s_server` allow one version and cipher alone, named as in
+/// [`VERSIONS`](crate::VERSIONS) and [`CIPHERS`](crate::CIPHERS).
+#[track_caller]
+pub fn openssl_options(version: &str, cipher: &str) -> [&'static str; 3] {
+    match (version, cipher) {
+        ("1.2", "aes128gcm") => ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
+        ("1.2", "aes256gcm") => ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"],
+        ("1.2", "chacha20") => ["-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"],
+        ("1.3", "aes128gcm") => ["-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256"],
+        ("1.3", "aes256gcm") => ["-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"],
+        ("1.3", "chacha20") => ["-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"],
+        other => panic!("no such version and cipher: {other:?}"),
     }
 }

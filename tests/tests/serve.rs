@@ -1,0 +1,226 @@
+//! `uktls serve` to real clients on the kernel's TCP: what they get is the file, whatever was negotiated.
+
+#![allow(missing_docs)]
+
+use std::process::Stdio;
+use uktls_tests::{
+    CIPHERS, Daemon, Folder, Network, PATIENCE, Process, SIZES, STACK, STACK6, Serve, VERSIONS,
+    checksum, openssl_options, pattern, sparse, uktls_program,
+};
+
+/// curl's options for one TLS version alone.
+fn curl_version(version: &str) -> [&str; 3] {
+    match version {
+        "1.2" => ["--tlsv1.2", "--tls-max", "1.2"],
+        _ => ["--tlsv1.3", "--tls-max", "1.3"],
+    }
+}
+
+#[test]
+fn curl_gets_files_of_every_awkward_size_in_every_version_and_cipher() {
+    let (network, files) = (Network::new(), Folder::new());
+    files.write_sizes(&SIZES);
+    let daemon = Daemon::start(&network, &[]);
+    for cipher in CIPHERS {
+        let serve = Serve::start(&daemon, files.path(), &["--cipher", cipher]);
+        for version in VERSIONS {
+            for size in SIZES {
+                let path = format!("/{size}.bin");
+                let body = serve.fetch(&network, &path, &curl_version(version));
+                assert!(body == pattern(size), "{path}, TLS {version}, {cipher}");
+            }
+        }
+    }
+}
+
+#[test]
+fn openssl_s_client_agrees_on_every_version_and_cipher_and_sees_an_end_in_order() {
+    let (network, files) = (Network::new(), Folder::new());
+    files.write("file", &pattern(200_000));
+    let daemon = Daemon::start(&network, &[]);
+    let serve = Serve::start(&daemon, files.path(), &[]);
+    for version in VERSIONS {
+        for cipher in CIPHERS {
+            let mut client = network.command("openssl");
+            client.args(["s_client", "-quiet", "-verify_return_error"]);
+            client.args(["-connect", &serve.address().to_string()]);
+            client.args(["-CAfile", serve.certificate(), "-verify_ip", STACK]);
+            client.args(openssl_options(version, cipher));
+            let request = b"GET /file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            let finished = Process::start(client, request).end(PATIENCE).success();
+            let text = &finished.stdout;
+            let head = text.windows(4).position(|four| four == b"\r\n\r\n");
+            let head = head.unwrap_or_else(|| panic!("no head: {}", finished.describe()));
+            assert!(
+                text.starts_with(b"HTTP/1.1 200 "),
+                "{}",
+                finished.describe()
+            );
+            assert!(
+                text[head + 4..] == pattern(200_000),
+                "TLS {version}, {cipher}: {}",
+                finished.describe()
+            );
+            // OpenSSL 3 calls a missing close_notify an error.
+            assert!(
+                !finished.stderr.contains("unexpected eof"),
+                "TLS {version}, {cipher}: {}",
+                finished.describe()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_gibibyte_arrives_whole_over_both_versions_and_its_records_are_counted() {
+    let (network, files) = (Network::new(), Folder::new());
+    let path = files.join("big");
+    sparse(&path, 1 << 30);
+    let expected = checksum(std::fs::File::open(path).expect("just written"));
+    let daemon = Daemon::start(&network, &[]);
+    let serve = Serve::start(&daemon, files.path(), &[]);
+    for version in VERSIONS {
+        let mut curl = serve.curl(&network, "/big", &curl_version(version));
+        let mut child = curl
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("curl is installed");
+        let got = checksum(child.stdout.take().expect("piped"));
+        let status = child.wait().expect("a child of this process");
+        assert!(status.success(), "{status}: {}", serve.process.describe());
+        assert!(got == expected, "TLS {version}: {} bytes differ", got.0);
+    }
+    // Nothing of it went through the server's own hands: both transfers were done by TLS_TX in the stack.
+    let connections = daemon
+        .stat()
+        .into_iter()
+        .find(|line| line["counter"] == "TlsTxSw")
+        .expect("Linux's counter");
+    assert_eq!(connections["value"], 2, "{connections}");
+}
+
+#[test]
+fn two_hundred_curls_at_once_each_get_their_file() {
+    let (network, files) = (Network::new(), Folder::new());
+    let size = 300_000;
+    files.write("file", &pattern(size));
+    let daemon = Daemon::start(&network, &[]);
+    let serve = Serve::start(&daemon, files.path(), &[]);
+    let curls: Vec<Process> = (0..200)
+        .map(|_| Process::start(serve.curl(&network, "/file", &[]), &[]))
+        .collect();
+    for curl in curls {
+        let finished = curl.end(PATIENCE * 2);
+        assert!(
+            finished.status.success() && finished.stdout == pattern(size),
+            "{}\n{}",
+            finished.describe(),
+            serve.process.describe()
+        );
+    }
+}
+
+#[test]
+fn one_connection_serves_many_requests_ranges_and_heads() {
+    let (network, files) = (Network::new(), Folder::new());
+    files.write("file", &pattern(100_000));
+    let daemon = Daemon::start(&network, &[]);
+    let serve = Serve::start(&daemon, files.path(), &[]);
+    let url = serve.url("/file");
+    let words = ["-w", "%{num_connects} %{http_code}\n", "-o", "/dev/null"];
+    let mut curl = serve.curl(&network, "/file", &words);
+    for _ in 0..9 {
+        curl.args(["-o", "/dev/null", &url]);
+    }
+    let finished = Process::start(curl, &[]).end(PATIENCE).success();
+    let said = String::from_utf8_lossy(&finished.stdout);
+    let expected = format!("1 200\n{}", "0 200\n".repeat(9));
+    assert_eq!(said, expected, "{}", finished.describe());
+
+    let part = serve.fetch(&network, "/file", &["--range", "99990-"]);
+    assert!(part == pattern(100_000)[99_990..]);
+    let head = serve.fetch(&network, "/file", &["--head"]);
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    assert!(head.contains("content-length: 100000"), "{head}");
+    let missing = Process::start(serve.curl(&network, "/none", &[]), &[]).end(PATIENCE);
+    assert_eq!(missing.status.code(), Some(22), "{}", missing.describe());
+}
+
+#[test]
+fn ipv6_serves_as_well() {
+    let (network, files) = (Network::new(), Folder::new());
+    files.write_sizes(&[0, 1, 1_000_000]);
+    let daemon = Daemon::start(&network, &["--addr6", "fd77::2/64"]);
+    let at = format!("[{STACK6}]:443");
+    let serve = Serve::start_on(daemon.uktls(&["serve"]), &at, files.path(), &[]);
+    for size in [0, 1, 1_000_000] {
+        let body = serve.fetch(&network, &format!("/{size}.bin"), &["-6"]);
+        assert!(body == pattern(size), "{size}");
+    }
+}
+
+#[test]
+fn without_a_daemon_serve_brings_up_a_stack_of_its_own() {
+    let (network, files) = (Network::new(), Folder::new());
+    files.write("file", &pattern(1_000_000));
+    let socket = files.join("own.sock");
+    let mut command =
+        network.uktls(&["serve", "--tun", "t0", "--addr", "10.77.0.2/24", "--socket"]);
+    command.arg(&socket);
+    let serve = Serve::start_on(command, "10.77.0.2:443", files.path(), &[]);
+    assert!(network.has_interface("t0"));
+    let body = serve.fetch(&network, "/file", &[]);
+    assert!(body == pattern(1_000_000));
+    serve.process.signal(rustix::process::Signal::TERM);
+    serve.process.end(PATIENCE).success();
+    assert!(!network.has_interface("t0") && !socket.exists());
+}
+
+#[test]
+fn run_gives_a_command_a_stack_and_its_own_exit_status_and_leaves_nothing() {
+    let folder = Folder::new();
+    let mut command = std::process::Command::new(uktls_program());
+    let script =
+        "test -S \"$UKTLS_SOCKET\" && ping -c 1 -W 5 10.77.0.2 >&2; echo $UKTLS_SOCKET; exit 7";
+    command
+        .args(["run", "--", "sh", "-c", script])
+        .env("TMPDIR", folder.path());
+    let finished = Process::start(command, &[]).end(PATIENCE);
+    assert_eq!(finished.status.code(), Some(7), "{}", finished.describe());
+    let said = String::from_utf8_lossy(&finished.stdout);
+    assert!(
+        said.trim().ends_with("uktls.sock"),
+        "{}",
+        finished.describe()
+    );
+    assert!(!std::path::Path::new(said.trim()).exists());
+    let left = std::fs::read_dir(folder.path())
+        .expect("the folder")
+        .count();
+    assert_eq!(left, 0, "{}", finished.describe());
+}
+
+#[test]
+fn no_path_and_no_link_leads_out_of_the_folder() {
+    let (network, files) = (Network::new(), Folder::new());
+    files.write("secret", b"not to be seen");
+    std::fs::create_dir(files.join("site")).expect("a folder");
+    std::os::unix::fs::symlink("../secret", files.join("site/link")).expect("a link");
+    let daemon = Daemon::start(&network, &[]);
+    let serve = Serve::start(&daemon, &files.join("site"), &[]);
+    for path in ["/link", "/../secret", "/%2e%2e/secret"] {
+        let curl = serve.curl(&network, path, &["--path-as-is"]);
+        let finished = Process::start(curl, &[]).end(PATIENCE);
+        assert_eq!(
+            finished.status.code(),
+            Some(22),
+            "{path}: {}",
+            finished.describe()
+        );
+        assert!(
+            finished.stdout.is_empty(),
+            "{path}: {}",
+            finished.describe()
+        );
+    }
+}

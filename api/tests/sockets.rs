@@ -163,6 +163,16 @@ fn each_end_of_a_connection_has_its_errno() {
 }
 
 #[test]
+fn a_socket_that_ends_while_it_is_asked_about_still_says_why() {
+    let world = World::new();
+    let (client, server) = world.pair();
+    world.stack.end_when_asked(&client, Reason::TimedOut);
+    assert_eq!(client.reason().unwrap(), Reason::TimedOut);
+    world.stack.end_when_asked(&server, Reason::Reset);
+    assert_eq!(errno(server.set_ulp_tls()), Errno::NOTCONN.raw_os_error());
+}
+
+#[test]
 fn data_in_front_of_a_reset_is_read_first() {
     let world = World::new();
     let (client, server) = world.pair();

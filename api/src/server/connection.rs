@@ -24,6 +24,8 @@ const MAX_BACKLOG: u32 = 4096;
 pub(super) struct Outgoing {
     message: Zeroizing<Vec<u8>>,
     fd: Option<OwnedFd>,
+    /// The request met a socket with this cookie that had ended since it was named.
+    vanished: Option<u64>,
 }
 
 impl Outgoing {
@@ -33,7 +35,11 @@ impl Outgoing {
             protocol::encode(&Reply::Error(Errno::MSGSIZE.raw_os_error()))
                 .expect("an errno fits any message")
         });
-        Outgoing { message, fd }
+        Outgoing {
+            message,
+            fd,
+            vanished: None,
+        }
     }
 
     pub(super) fn error(errno: Errno) -> Self {
@@ -47,10 +53,23 @@ impl Outgoing {
         }
     }
 
-    pub(super) fn acted(result: Result<Reply, Errno>) -> Self {
+    /// What the stack said to an act on the socket with `cookie`.
+    pub(super) fn acted(result: Result<Reply, Errno>, cookie: u64) -> Self {
         match result {
             Ok(reply) => Outgoing::new(&reply, None),
+            Err(Errno::BADF | Errno::NOTSOCK) => Outgoing {
+                vanished: Some(cookie),
+                ..Outgoing::error(Errno::NOTSOCK)
+            },
             Err(errno) => Outgoing::error(errno),
+        }
+    }
+
+    /// With the reason in place of an error, if the socket ended between being named and being acted on.
+    pub(super) fn resolved<H: StackHandle>(self, stack: &H) -> Self {
+        match self.vanished.and_then(|cookie| stack.named(cookie)) {
+            Some(Named::Gone(reason)) => Outgoing::new(&Reply::Gone(reason), None),
+            _ => self,
         }
     }
 
@@ -244,14 +263,20 @@ pub(super) fn handle<H: StackHandle>(
         }
         Request::OnSocket(act) => match name(fd, stack, closer) {
             Err(errno) => Handled::Answered(Outgoing::error(errno)),
-            Ok(Named::Gone(reason)) => Handled::Answered(Outgoing::new(&Reply::Gone(reason), None)),
-            Ok(Named::Live { id, uid: creator }) => {
+            Ok((_, Named::Gone(reason))) => {
+                Handled::Answered(Outgoing::new(&Reply::Gone(reason), None))
+            }
+            Ok((cookie, Named::Live { id, uid: creator })) => {
                 let keys_wanted = matches!(act, SocketRequest::GetTx | SocketRequest::GetRx);
                 if keys_wanted && (config.no_key_export || creator != uid) {
                     Handled::Answered(Outgoing::error(Errno::PERM))
                 } else {
                     let answer = later();
-                    stack.act(id, act, Box::new(|acted| answer(Outgoing::acted(acted))));
+                    stack.act(
+                        id,
+                        act,
+                        Box::new(move |acted| answer(Outgoing::acted(acted, cookie))),
+                    );
                     Handled::Pending
                 }
             }
@@ -274,14 +299,21 @@ pub(super) fn handle<H: StackHandle>(
     })
 }
 
-/// The socket that a descriptor is the client's end of. The descriptor itself is not kept.
-fn name<H: StackHandle>(fd: Option<OwnedFd>, stack: &H, closer: &Closer) -> Result<Named, Errno> {
+/// The cookie of a descriptor, and the socket whose client's end it is. The descriptor itself is not kept.
+fn name<H: StackHandle>(
+    fd: Option<OwnedFd>,
+    stack: &H,
+    closer: &Closer,
+) -> Result<(u64, Named), Errno> {
     let fd = fd.ok_or(Errno::BADF)?;
     let named = match sockopt::socket_domain(&fd) {
         // The cookie of another family's socket is no name here, though its number may be.
-        Ok(AddressFamily::UNIX) => {
-            sockopt::socket_cookie(&fd).and_then(|cookie| stack.named(cookie).ok_or(Errno::NOTSOCK))
-        }
+        Ok(AddressFamily::UNIX) => sockopt::socket_cookie(&fd).and_then(|cookie| {
+            stack
+                .named(cookie)
+                .map(|named| (cookie, named))
+                .ok_or(Errno::NOTSOCK)
+        }),
         Ok(_) | Err(_) => Err(Errno::NOTSOCK),
     };
     closer.close(fd);

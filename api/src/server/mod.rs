@@ -297,7 +297,7 @@ impl<H: StackHandle> Server<H> {
             return;
         };
         connection.busy = false;
-        connection.outgoing = Some(late.outgoing);
+        connection.outgoing = Some(late.outgoing.resolved(&self.stack));
         self.again.push(late.place);
     }
 

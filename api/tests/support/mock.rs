@@ -86,6 +86,8 @@ struct TcpState {
     sealed: Vec<(u8, usize)>,
     over: bool,
     refuse_keys: bool,
+    /// Ends for this reason as soon as it is asked for anything.
+    fragile: Option<Reason>,
     /// Files wait.
     stalled: bool,
 }
@@ -155,6 +157,11 @@ impl MockStack {
             .find(of)
             .expect("a live connection")
             .uid = uid;
+    }
+
+    /// The connection ends just before the next request about it is carried out.
+    pub fn end_when_asked(&self, stream: &uktls::TcpStream, reason: Reason) {
+        self.of(stream).state.lock().expect("sound").fragile = Some(reason);
     }
 
     /// Files that the stream sends wait, or go on.
@@ -755,7 +762,16 @@ impl StackHandle for MockStack {
 impl MockStack {
     fn act_now(&self, id: u64, act: SocketRequest) -> Result<Reply, Errno> {
         let mut inner = self.lock();
-        let socket = inner.sockets.get_mut(&id).ok_or(Errno::NOTSOCK)?;
+        let socket = inner.sockets.get_mut(&id).ok_or(Errno::BADF)?;
+        if let Kind::Tcp(tcp) = &socket.kind {
+            let tcp = Arc::clone(tcp);
+            let fragile = tcp.state.lock().map_err(|_| Errno::IO)?.fragile;
+            if let Some(reason) = fragile {
+                drop(inner);
+                self.end(&tcp, reason);
+                return Err(Errno::BADF);
+            }
+        }
         if matches!(act, SocketRequest::Info) {
             return Ok(Reply::Info(Box::new(stat(id, socket))));
         }

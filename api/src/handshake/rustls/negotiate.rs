@@ -12,6 +12,9 @@ use std::sync::Arc;
 use uktls_record::{CipherSuite, CryptoInfo, ProtocolVersion};
 
 const HEADER_LEN: usize = 5;
+/// Content types of records that may be queued in front of an alert.
+const CHANGE_CIPHER_SPEC: u8 = 20;
+const HANDSHAKE: u8 = 22;
 /// RFC 5246 §6.2.3, the larger of the two versions: "The length MUST NOT exceed 2^14 + 2048."
 const MAX_RECORD: usize = (1 << 14) + 2048;
 
@@ -133,7 +136,7 @@ impl Handshake {
             let wish = match self.advance() {
                 Ok(wish) => wish,
                 Err(error) => {
-                    self.say_goodbye(socket);
+                    self.say_goodbye(&error, socket);
                     return Err(error);
                 }
             };
@@ -277,9 +280,22 @@ impl Handshake {
     }
 
     /// Sends the alert that rustls queued for its last error, if the socket takes it at once.
-    fn say_goodbye(&mut self, socket: &mut impl Write) {
-        // The input stays: rustls remembers places in it.
-        while matches!(self.advance(), Ok(Wish::Again)) {}
+    ///
+    /// What is queued comes out before more input is looked at. So rustls is asked only as long as something is queued,
+    /// of which the alert is the last: input that it refused once must not be put before it again.
+    fn say_goodbye(&mut self, error: &io::Error, socket: &mut impl Write) {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+        if matches!(cause, None | Some(rustls::Error::AlertReceived(_))) {
+            return; // not rustls's error, or the peer's own alert: nothing is queued
+        }
+        loop {
+            let start = self.outgoing.len();
+            let more = matches!(self.advance(), Ok(Wish::Again));
+            let in_front_of_it = [Some(&CHANGE_CIPHER_SPEC), Some(&HANDSHAKE)];
+            if !(more && in_front_of_it.contains(&self.outgoing.get(start))) {
+                break;
+            }
+        }
         // The error that ended the handshake is the one to report.
         drop(self.flush(socket));
     }

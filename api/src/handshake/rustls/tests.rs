@@ -404,3 +404,99 @@ fn a_certificate_from_the_trusted_file_is_believed_even_if_it_is_an_authoritys_o
         shakes_hands("other.test").expect_err("another name");
     }
 }
+
+/// A stream of given bytes that swallows what is written.
+struct Given<'a>(&'a [u8]);
+
+impl Read for Given<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl Write for Given<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        Ok(buf.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A client's first flight.
+fn client_hello() -> Vec<u8> {
+    let (_, client) = configs(&Choice::default());
+    let (mut ours, mut theirs) = UnixStream::pair().expect("a socket pair");
+    ours.set_nonblocking(true).expect("non-blocking");
+    let mut handshake = Handshake::client(client, name()).expect("a client");
+    assert_eq!(
+        handshake.step(&mut ours).expect("a hello"),
+        Progress::WantRead
+    );
+    drop(ours);
+    let mut hello = Vec::new();
+    theirs.read_to_end(&mut hello).expect("the hello");
+    hello
+}
+
+mod properties {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::LazyLock;
+
+    static HELLO: LazyLock<Vec<u8>> = LazyLock::new(client_hello);
+    static CONFIGS: LazyLock<(Arc<ServerConfig>, Arc<ClientConfig>)> =
+        LazyLock::new(|| configs(&Choice::default()));
+
+    /// Whatever comes, a handshake ends with an error: nobody completes one without keys.
+    fn both_sides_refuse(bytes: &[u8]) {
+        let mut server = Handshake::server(CONFIGS.0.clone()).expect("a server");
+        server.step(&mut Given(bytes)).expect_err("no handshake");
+        let mut client = Handshake::client(CONFIGS.1.clone(), name()).expect("a client");
+        client.step(&mut Given(bytes)).expect_err("no handshake");
+    }
+
+    proptest! {
+        #[test]
+        fn noise_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            both_sides_refuse(&bytes);
+        }
+
+        #[test]
+        fn records_of_noise_are_refused(
+            records in proptest::collection::vec((20u8..24, proptest::collection::vec(any::<u8>(), 0..100)), 0..6),
+        ) {
+            let mut bytes = Vec::new();
+            for (content_type, body) in &records {
+                bytes.extend_from_slice(&[*content_type, 3, 3, 0, body.len() as u8]);
+                bytes.extend_from_slice(body);
+            }
+            both_sides_refuse(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_hello_is_refused(
+            flips in proptest::collection::vec((any::<prop::sample::Index>(), 1u8..=255), 0..4),
+            cut in any::<prop::sample::Index>(),
+            split in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = HELLO.clone();
+            for (at, flip) in &flips {
+                let at = at.index(bytes.len());
+                bytes[at] ^= flip;
+            }
+            // The same message in two records, as a peer may send it, and then cut off.
+            let split = 5 + split.index(bytes.len() - 5);
+            let mut records = Vec::new();
+            for part in [&bytes[5..split], &bytes[split..]] {
+                records.extend_from_slice(&[22, 3, 1]);
+                records.extend_from_slice(&(part.len() as u16).to_be_bytes());
+                records.extend_from_slice(part);
+            }
+            both_sides_refuse(&records);
+            records.truncate(cut.index(records.len()));
+            both_sides_refuse(&records);
+            both_sides_refuse(&bytes);
+        }
+    }
+}

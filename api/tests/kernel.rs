@@ -511,3 +511,109 @@ fn closed_sockets_leave_nothing_and_a_dead_daemon_is_an_error() {
         },
     );
 }
+
+#[test]
+fn a_large_file_leaves_in_quotas_while_others_are_served() {
+    inside(
+        "a_large_file_leaves_in_quotas_while_others_are_served",
+        |net| {
+            const LEN: u64 = 40_000_000;
+            let content = pattern(LEN as usize);
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&content).unwrap();
+            let (ours, mut theirs) = net.pair();
+            ours.set_ulp_tls().unwrap();
+            ours.set_tls_tx(&keys(ProtocolVersion::Tls12, 1)).unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let (mut other, mut their_other) = net.pair();
+            std::thread::scope(|scope| {
+                let receiving = scope.spawn(|| {
+                    let mut opener = Opener::new(&keys(ProtocolVersion::Tls12, 1)).unwrap();
+                    let mut got = Vec::new();
+                    while got.len() < LEN as usize {
+                        got.extend(open_next(&mut theirs, &mut opener).1);
+                    }
+                    got
+                });
+                let (mut offset, mut calls) = (0, 0);
+                while offset < LEN {
+                    match ours.sendfile(&file, Some(&mut offset), LEN) {
+                        Ok(_) => calls += 1,
+                        Err(error) => {
+                            assert_eq!(Errno::from_io_error(&error), Some(Errno::AGAIN));
+                            let mut poll = [rustix::event::PollFd::new(
+                                &ours,
+                                rustix::event::PollFlags::OUT,
+                            )];
+                            rustix::event::poll(&mut poll, None).unwrap();
+                        }
+                    }
+                    other.write_all(b"ping").unwrap();
+                    their_other.read_exact(&mut [0; 4]).unwrap();
+                }
+                assert!(calls >= 9, "more than the quota in one call");
+                assert!(receiving.join().unwrap() == content);
+            });
+        },
+    );
+}
+
+#[test]
+fn a_file_that_gets_shorter_after_it_was_taken_resets_the_connection() {
+    inside(
+        "a_file_that_gets_shorter_after_it_was_taken_resets_the_connection",
+        |net| {
+            let (mut ours, mut theirs) = net.pair();
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(4 << 20).unwrap();
+            ours.set_nonblocking(true).unwrap();
+            // The peer does not read: most of it cannot have left, and so was not read from the file either.
+            rustix::net::sockopt::set_socket_recv_buffer_size(&theirs, 4096).unwrap();
+            let (mut offset, mut taken) = (0, 0);
+            eventually("a full pipe", || {
+                match ours.sendfile(&file, Some(&mut offset), 4 << 20) {
+                    Ok(sent) => taken += sent,
+                    Err(error) => return Errno::from_io_error(&error) == Some(Errno::AGAIN),
+                }
+                offset = 0;
+                taken >= 64 << 20
+            });
+            file.set_len(100).unwrap();
+            let mut buf = vec![0; 1 << 20];
+            let mut total = 0;
+            let end = loop {
+                match theirs.read(&mut buf) {
+                    Ok(0) => panic!("the cut looked like the end, after {total} bytes"),
+                    Ok(len) => total += len as u64,
+                    Err(error) => break Errno::from_io_error(&error),
+                }
+            };
+            assert_eq!(end, Some(Errno::CONNRESET));
+            assert!(total < taken);
+            assert!(matches!(ours.reason().unwrap(), Reason::FileFailed(_)));
+            assert_eq!(errno(ours.read(&mut buf)), Errno::CONNABORTED);
+        },
+    );
+}
+
+#[test]
+fn a_client_that_dies_takes_its_sockets_along() {
+    inside("a_client_that_dies_takes_its_sockets_along", |net| {
+        // A program of its own holds the socket's only descriptor, and is killed.
+        let (ours, mut theirs) = net.pair();
+        theirs.write_all(b"to nobody").unwrap();
+        let mut buf = [0; 20];
+        eventually("the bytes", || ours.peek(&mut buf).unwrap() == 9);
+        let ours = std::os::fd::OwnedFd::try_from(ours).unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("600")
+            .stdin(std::process::Stdio::from(ours))
+            .spawn()
+            .expect("a program");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Closed with unread data: a reset, not a clean end.
+        assert_eq!(errno(theirs.read(&mut [0; 10])), Errno::CONNRESET);
+        eventually("no sockets", || net.daemon.sockets().unwrap().is_empty());
+    });
+}

@@ -55,7 +55,8 @@ impl Default for Limits {
         Limits {
             sockets: 262_144,
             sockets_per_uid: 131_072,
-            memory_per_socket: 16 << 20,
+            // What Linux's default tcp_wmem maximum of 4 MiB holds of payload; and still mostly in a core's own cache.
+            memory_per_socket: 2 << 20,
             helper_threads: 4,
             helpers_per_uid: 2,
         }

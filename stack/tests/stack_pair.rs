@@ -522,3 +522,35 @@ fn datagrams_keep_their_bounds_up_to_the_largest() {
     client.stop();
     server.stop();
 }
+
+#[test]
+fn a_file_beyond_the_send_memory_goes_on_when_the_reader_does() {
+    let pair = pair(true);
+    pair.arm(ProtocolVersion::Tls12, CipherSuite::Aes128Gcm);
+    let size = 4 * Limits::default().memory_per_socket;
+    let file = file(&pattern(size));
+    let result = sendfile(&pair, &file, 0, size as u64);
+    // The reader stalls until the sender can do nothing more, then takes everything.
+    let handle = pair.client.handle();
+    let mut before = 0;
+    loop {
+        let sealed = info(&handle, pair.near_id).records.0;
+        if sealed == before && sealed > 0 {
+            break;
+        }
+        before = sealed;
+        assert_eq!(
+            result.recv_timeout(Duration::from_millis(50)),
+            Err(mpsc::RecvTimeoutError::Timeout)
+        );
+    }
+    assert!(read_all(&pair.far, size).0 == pattern(size));
+    assert_eq!(
+        result.recv_timeout(LIMIT),
+        Ok(SendfileResult {
+            sent: size as u64,
+            errno: 0
+        })
+    );
+    pair.stop();
+}

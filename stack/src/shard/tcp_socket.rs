@@ -146,6 +146,8 @@ impl TcpSocket {
             // The client gave up connecting.
             self.abort(Reason::Aborted);
         }
+        // What was acknowledged makes room for what follows, so it goes first.
+        self.emitter.release(cx.pool, self.connection.acked());
         self.receive(cx);
         let mut again = false;
         if self.end.is_some() && self.established && !self.connection_done {

@@ -179,8 +179,7 @@ impl Connection {
 
     /// Takes the peer's SYN in: its number, and what its options and ours agree on.
     pub(super) fn take_syn(&mut self, now: Instant, syn: &Segment) {
-        self.receive.irs = syn.seq;
-        self.receive.nxt = 1;
+        self.receive.start(syn.seq);
         self.last_ack = 1;
         let options = &syn.options;
         // RFC 9293 §3.7.1: "If an MSS option is not received at connection setup, TCP implementations MUST assume a default send
@@ -545,7 +544,7 @@ impl Connection {
             self.state,
             State::Established | State::FinWait1 | State::FinWait2
         );
-        if reading && self.receive.update_due() {
+        if n > 0 && reading && self.receive.update_due() {
             self.owed.ack = true;
         }
     }

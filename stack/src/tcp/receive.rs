@@ -86,6 +86,13 @@ impl Receive {
         }
     }
 
+    /// The peer's SYN came. What our SYN offered counts from the first byte behind it.
+    pub(super) fn start(&mut self, irs: SeqNumber) {
+        self.irs = irs;
+        self.nxt = 1;
+        self.advertised += 1;
+    }
+
     /// RCV.WND as offered.
     pub(super) fn window(&self) -> u64 {
         self.advertised.saturating_sub(self.nxt)
@@ -130,6 +137,9 @@ impl Receive {
                     // What came first stays: a later copy with other bytes changes nothing.
                     let old = (covered - start).min(len);
                     self.dsack = Some((start, start + old));
+                    // RFC 2883 §4.2: the block behind it is the one that holds it.
+                    self.recent.push_front(start);
+                    self.recent.truncate(4);
                     payload.advance(old as usize);
                     start += old;
                     continue;

@@ -81,7 +81,12 @@ impl Send {
             nodelay: config.nodelay,
             mss,
             options_len: 0,
-            max_gso: config.max_gso as u64,
+            // A device without offload is told by a `max_gso` of one segment; a peer with smaller ones does not change that.
+            max_gso: if config.max_gso <= usize::from(config.mss) {
+                0
+            } else {
+                config.max_gso as u64
+            },
             board: Scoreboard::default(),
             congestion: Congestion::new(config.congestion, config.initial_window, mss),
             recovery: Recovery::new(),

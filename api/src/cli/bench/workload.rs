@@ -78,6 +78,7 @@ impl Workload {
             "10.77.0.1",
             "10.77.0.2",
             "10.78.0.2",
+            "10.79.0.2",
         ];
         let made = rcgen::generate_simple_self_signed(names.map(String::from).to_vec())
             .context(|| "cannot make a certificate".into())?;

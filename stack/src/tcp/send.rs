@@ -275,7 +275,14 @@ impl Send {
                 return None;
             }
         } else {
-            let tail = len % segment;
+            // What more will follow waits for a whole super-segment: the device's work is by the packet, and so are the receiver's
+            // wake-ups.
+            let whole = if self.more {
+                self.super_segment()
+            } else {
+                segment
+            };
+            let tail = len % whole;
             if tail > 0 && !self.board.is_empty() && !self.fin && (self.more || !self.nodelay) {
                 // Nagle, RFC 9293 §3.7.4: "if there is unacknowledged data ... buffer all user data ... until ... acknowledged or
                 // until the TCP endpoint can send a full-sized segment".

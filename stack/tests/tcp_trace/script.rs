@@ -26,7 +26,7 @@ const OURS: SeqNumber = SeqNumber(0xffff_fc00);
 const PEERS: SeqNumber = SeqNumber(0xffff_ff00);
 
 /// What most traces use: no options, segments of 1000 bytes, a window of 10,000.
-pub fn plain() -> Config {
+pub(crate) fn plain() -> Config {
     Config {
         mss: 1000,
         max_gso: 1000,
@@ -125,7 +125,7 @@ fn packet(text: &str, sack_base: SeqNumber) -> Packet {
     packet
 }
 
-pub struct Script {
+pub(crate) struct Script {
     config: Config,
     connection: Option<Connection>,
     now: Instant,
@@ -400,7 +400,7 @@ fn script(config: Config, connection: Option<Connection>) -> Script {
 }
 
 /// Runs `text` against a connection of ours that opens actively at time 0.
-pub fn client(config: Config, text: &str) {
+pub(crate) fn client(config: Config, text: &str) {
     let connection = Connection::connect(&config, key(), OURS, 0, Instant::ZERO);
     let mut script = script(config, Some(connection));
     script.drain();
@@ -408,12 +408,12 @@ pub fn client(config: Config, text: &str) {
 }
 
 /// Runs `text` against a connection of ours that the first arriving segment, a SYN, opens.
-pub fn server(config: Config, text: &str) {
+pub(crate) fn server(config: Config, text: &str) {
     script(config, None).run(text);
 }
 
 /// Runs `text` against a client whose handshake (10 ms, the peer's window 20,000) is done.
-pub fn open(config: Config, text: &str) {
+pub(crate) fn open(config: Config, text: &str) {
     let open = "0 > S 0
         10 < S. 0 ack 1 win 20000 <mss 1000>
         10 > . 1 ack 1
@@ -422,7 +422,7 @@ pub fn open(config: Config, text: &str) {
 }
 
 /// The same with SACK agreed on.
-pub fn open_sack(text: &str) {
+pub(crate) fn open_sack(text: &str) {
     let open = "0 > S 0 <mss 1000,sackOK>
         10 < S. 0 ack 1 win 20000 <mss 1000,sackOK>
         10 > . 1 ack 1

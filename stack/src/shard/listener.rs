@@ -133,13 +133,15 @@ pub(super) fn stream_pair() -> Result<(OwnedFd, OwnedFd, u64), Errno> {
     Ok((ours, client, cookie))
 }
 
-/// Fills a client's end, so that it polls as not writable until the connection stands.
-fn fill(client: &OwnedFd) -> Result<(), Errno> {
+/// Fills a client's end, so that it polls as not writable until the connection stands. Gives the number of bytes.
+fn fill(client: &OwnedFd) -> Result<usize, Errno> {
     let filler = [0; 32 * 1024];
+    let mut filled = 0;
     loop {
         match rustix::net::send(client, &filler, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => return Ok(()),
+            Ok(sent) => filled += sent,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(filled),
             Err(errno) => return Err(errno),
         }
     }
@@ -362,7 +364,7 @@ impl Shard {
         }
         let key = self.free_flow(ip, request.local.map_or(0, |local| local.port()), remote)?;
         let (ours, client, cookie) = stream_pair()?;
-        fill(&client)?;
+        let filler = fill(&client)?;
         let config = self.tcp_config(&request.options, remote);
         let isn = self.common.isn.isn(&key, self.now);
         let ts_offset = self.common.isn.ts_offset(&key);
@@ -381,6 +383,7 @@ impl Shard {
             return Err(errno);
         }
         self.sockets[index].end = Some(End::new(ours, cookie));
+        self.sockets[index].filler = filler;
         Ok(ClientEnd {
             id,
             fd: client,

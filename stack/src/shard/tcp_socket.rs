@@ -9,6 +9,7 @@ use crate::ingress::{Flushed, Intake};
 use crate::socket_info::{KeyInfo, Reason, SocketInfo, SocketKind};
 use crate::tcp::{Connection, Events, FlowKey, State};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown};
 
 /// Bytes that are sealed before they are sent: what two super-segments hold, so that it is all still in the cache.
@@ -69,6 +70,8 @@ pub(super) struct TcpSocket {
     pub(super) options: SocketOptions,
     pub(super) ulp: bool,
     pub(super) established: bool,
+    /// Bytes on a connecting socket's end that keep it unwritable, and mean nothing.
+    pub(super) filler: usize,
     pub(super) reason: Reason,
     pub(super) armed: Option<Instant>,
     pub(super) queued: bool,
@@ -99,6 +102,7 @@ impl TcpSocket {
             options,
             ulp: false,
             established: false,
+            filler: 0,
             reason: Reason::Open,
             armed: None,
             queued: false,
@@ -113,7 +117,7 @@ impl TcpSocket {
         if events.contains(Events::ESTABLISHED) {
             self.established = true;
             if let Some(end) = &self.end {
-                drain_filler(&end.fd);
+                drain_filler(&end.fd, std::mem::take(&mut self.filler));
                 counters.connected.add(1);
             }
         }
@@ -368,13 +372,16 @@ impl TcpSocket {
     }
 }
 
-/// Empties a connecting socket's end of the filler that kept it unwritable.
-fn drain_filler(end: &OwnedFd) {
+/// Takes the filler off a connecting socket's end, and not a byte more: the client may write as soon as three quarters
+/// are gone.
+fn drain_filler(end: &OwnedFd, mut left: usize) {
     let mut scratch = [0; 16 * 1024];
-    // Bounded: a Unix socket holds less than this many reads' worth.
-    for _ in 0..256 {
-        match rustix::net::recv(end, &mut scratch[..], RecvFlags::DONTWAIT) {
-            Ok((_, n)) if n > 0 => {}
+    while left > 0 {
+        let piece = left.min(scratch.len());
+        match rustix::net::recv(end, &mut scratch[..piece], RecvFlags::DONTWAIT) {
+            Ok((_, n)) if n > 0 => left -= n,
+            Err(Errno::INTR) => {}
+            // The client has closed; what it left unread goes with it.
             _ => break,
         }
     }

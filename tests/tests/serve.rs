@@ -3,9 +3,10 @@
 #![allow(missing_docs)]
 
 use std::process::Stdio;
+use std::time::Duration;
 use uktls_tests::{
     CIPHERS, Daemon, Folder, Network, PATIENCE, Process, SIZES, STACK, STACK6, Serve, VERSIONS,
-    checksum, openssl_options, pattern, sparse, uktls_program,
+    checksum, openssl_options, pattern, sparse, uktls_program, wait_for,
 };
 
 /// curl's options for one TLS version alone.
@@ -65,6 +66,58 @@ fn openssl_s_client_agrees_on_every_version_and_cipher_and_sees_an_end_in_order(
             assert!(
                 !finished.stderr.contains("unexpected eof"),
                 "TLS {version}, {cipher}: {}",
+                finished.describe()
+            );
+        }
+    }
+}
+
+/// `K` at the beginning of a line makes `s_client` change its keys and ask the server for the same.
+#[test]
+fn a_client_that_changes_its_keys_is_followed_and_answered_under_new_ones() {
+    let (network, files) = (Network::new(), Folder::new());
+    files.write("file", b"the end of the body");
+    let daemon = Daemon::start(&network, &[]);
+    let serve = Serve::start(&daemon, files.path(), &["--tls", "1.3"]);
+    let mut client = network.command("openssl");
+    client.args(["s_client", "-connect", &serve.address().to_string()]);
+    client.args(["-CAfile", serve.certificate()]);
+    let mut client = Process::start_piped(client);
+    for round in 1..=3 {
+        client.input(b"GET /file HTTP/1.1\r\nHost: x\r\n\r\n");
+        wait_for("an answer", PATIENCE, || {
+            let ended = client.ended_within(Duration::ZERO);
+            assert!(!ended, "round {round}: {}", client.describe());
+            let said = String::from_utf8_lossy(&client.stdout()).into_owned();
+            (said.matches("the end of the body").count() == round).then_some(())
+        });
+        client.input(b"K\n");
+        wait_for("the change of keys", PATIENCE, || {
+            (client.stderr().matches("KEYUPDATE").count() == round).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_session_is_resumed_by_its_ticket_in_both_versions() {
+    let (network, files) = (Network::new(), Folder::new());
+    files.write("file", &pattern(50_000));
+    let daemon = Daemon::start(&network, &[]);
+    let serve = Serve::start(&daemon, files.path(), &[]);
+    let session = files.join("session");
+    let session = session.to_str().expect("a path of our own making");
+    for version in VERSIONS {
+        for (option, expected) in [("-sess_out", "New, TLSv"), ("-sess_in", "Reused, TLSv")] {
+            let mut client = network.command("openssl");
+            client.args(["s_client", "-connect", &serve.address().to_string()]);
+            client.args(["-CAfile", serve.certificate(), "-ign_eof", option, session]);
+            client.args(openssl_options(version, "aes128gcm"));
+            let request = b"GET /file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            let finished = Process::start(client, request).end(PATIENCE).success();
+            let said = String::from_utf8_lossy(&finished.stdout);
+            assert!(
+                said.contains(expected),
+                "{version}: {}",
                 finished.describe()
             );
         }

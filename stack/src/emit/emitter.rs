@@ -10,6 +10,7 @@
 
 use super::arena::{Arena, LARGE_CHUNK, Pool, SMALL_CHUNK};
 use super::file::{FileRange, READ_AHEAD, WINDOW, Way};
+use super::job::{Helped, Job, JobKind};
 use super::sigbus::Window;
 use super::source::{self, Then};
 use crate::mark::{HOLD_FILLER, Mark};
@@ -27,75 +28,6 @@ use uktls_record::tls::Sealer;
 const MAX_SLOTS: usize = 8;
 /// Keys that may be staged and not yet in force.
 const MAX_STAGED: usize = 4;
-
-/// Work on a file that may wait for a disk: for a helper thread.
-#[derive(Debug)]
-pub struct Job {
-    /// The file.
-    pub file: Arc<OwnedFd>,
-    /// First byte.
-    pub offset: u64,
-    /// Number of bytes.
-    pub len: u64,
-    /// What to do with them.
-    pub kind: JobKind,
-}
-
-/// What a helper does with a range of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JobKind {
-    /// Map and populate it.
-    Map,
-    /// Bring it into the page cache.
-    Warm,
-    /// Read it into a buffer.
-    Read,
-}
-
-/// What a helper brought.
-#[derive(Debug)]
-pub enum Helped {
-    /// A populated window.
-    Window(Window),
-    /// The range is in the page cache.
-    Warm,
-    /// The bytes; fewer than asked for only at the file's end.
-    Bytes(Vec<u8>),
-    /// The work failed.
-    Failed(JobKind, Errno),
-}
-
-impl Job {
-    /// Does the work, waiting as long as it takes.
-    pub fn run(&self) -> Helped {
-        let len = self.len as usize;
-        match self.kind {
-            JobKind::Map => match Window::map(&*self.file, self.offset, len) {
-                Ok(window) => Helped::Window(window),
-                Err(errno) => Helped::Failed(self.kind, errno),
-            },
-            JobKind::Warm | JobKind::Read => {
-                let mut bytes = vec![0; len];
-                let mut at = 0;
-                while at < len {
-                    match rustix::io::pread(&*self.file, &mut bytes[at..], self.offset + at as u64)
-                    {
-                        Ok(0) => break,
-                        Ok(n) => at += n,
-                        Err(Errno::INTR) => {}
-                        Err(errno) => return Helped::Failed(self.kind, errno),
-                    }
-                }
-                bytes.truncate(at);
-                if self.kind == JobKind::Warm {
-                    Helped::Warm
-                } else {
-                    Helped::Bytes(bytes)
-                }
-            }
-        }
-    }
-}
 
 /// Why [`Emitter::fill`] stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

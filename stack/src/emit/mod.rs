@@ -5,6 +5,7 @@
 //! | [`arena`] | sealed records, one after the other, until they are acknowledged |
 //! | [`source`] | what a client's end brings: bytes, marks, files |
 //! | [`file`](mod@file) | a file's bytes, mapped or read, without blocking the shard |
+//! | [`job`] | what helper threads do for it |
 //! | [`sigbus`] | mapped windows of files, and what happens when a file is cut under one |
 //! | [`emitter`] | the walk: source, record slots, seal |
 //!
@@ -14,5 +15,6 @@
 pub mod arena;
 pub mod emitter;
 pub mod file;
+pub mod job;
 pub mod sigbus;
 pub mod source;

@@ -2,7 +2,7 @@
 //! on a slow file stalls nobody else.
 
 use super::{Port, ToShard};
-use crate::emit::emitter::Job;
+use crate::emit::job::Job;
 use crate::handle::SocketId;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

@@ -35,7 +35,7 @@ use crate::clock::Instant;
 use crate::counters::Counters;
 use crate::device::{Device, MAX_PACKET, Offload};
 use crate::emit::arena::Pool;
-use crate::emit::emitter::Helped;
+use crate::emit::job::Helped;
 use crate::fragment::{Limits as FragmentLimits, Reassembler};
 use crate::handle::{ClientEnd, ConnectRequest, Reply, SocketId, SocketOp, SocketReply};
 use crate::registry::Registry;

@@ -180,6 +180,29 @@ fn plain_bytes_go_both_ways_and_end_cleanly() {
 }
 
 #[test]
+fn what_is_written_the_moment_a_connection_stands_arrives() {
+    inside(
+        "what_is_written_the_moment_a_connection_stands_arrives",
+        |net| {
+            for round in 0..200u8 {
+                // Written as soon as the socket polls writable, while the stack may still be clearing it.
+                let listener = std::net::TcpListener::bind((KERNEL, 0)).expect("bind");
+                let address = listener.local_addr().expect("bound");
+                let mut ours = TcpStream::connect_on(&net.daemon, address).expect("connect");
+                ours.write_all(&[round; 90]).expect("room");
+                let (mut theirs, _) = listener.accept().expect("accept");
+                theirs
+                    .set_read_timeout(Some(Duration::from_secs(10)))
+                    .expect("a timeout");
+                let mut got = [0; 90];
+                theirs.read_exact(&mut got).expect("all of it");
+                assert_eq!(got, [round; 90]);
+            }
+        },
+    );
+}
+
+#[test]
 fn the_kernel_connects_to_a_listener() {
     inside("the_kernel_connects_to_a_listener", |net| {
         let listener = TcpListener::bind_on(&net.daemon, (STACK, 8080).into()).unwrap();

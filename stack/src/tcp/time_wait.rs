@@ -102,3 +102,92 @@ impl TimeWait {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time_wait() -> TimeWait {
+        TimeWait {
+            snd_nxt: SeqNumber(500),
+            rcv_nxt: SeqNumber(u32::MAX),
+            window: 9,
+            timestamps: None,
+            deadline: Instant::from_secs(60),
+            duration: Duration::from_secs(60),
+        }
+    }
+
+    fn segment(flags: Flags, seq: SeqNumber, tsval: Option<u32>) -> Segment {
+        Segment {
+            src_port: 1,
+            dst_port: 2,
+            seq,
+            ack: SeqNumber(500),
+            flags,
+            window: 0,
+            options: Options {
+                timestamps: tsval.map(|tsval| (tsval, 0)),
+                ..Options::default()
+            },
+            header_len: 20,
+            payload_len: 0,
+            ecn_ce: false,
+        }
+    }
+
+    #[test]
+    fn the_peers_fin_is_acknowledged_again_and_time_starts_anew() {
+        let mut old = time_wait();
+        let fin = segment(Flags::FIN | Flags::ACK, SeqNumber(u32::MAX - 1), None);
+        let TimeWaitAnswer::Send(ack) = old.on_segment(Instant::from_secs(30), &fin) else {
+            panic!("no answer")
+        };
+        assert_eq!(
+            (ack.seq, ack.ack, ack.flags),
+            (SeqNumber(500), Some(SeqNumber(u32::MAX)), Flags::ACK)
+        );
+        assert_eq!(old.deadline(), Instant::from_secs(90));
+    }
+
+    #[test]
+    fn a_reset_does_not_end_it_and_an_acknowledgement_says_nothing() {
+        let mut old = time_wait();
+        for flags in [Flags::RST, Flags::RST | Flags::ACK, Flags::ACK] {
+            let answer = old.on_segment(Instant::ZERO, &segment(flags, SeqNumber(u32::MAX), None));
+            assert_eq!(answer, TimeWaitAnswer::Ignore, "{flags:?}");
+        }
+        assert_eq!(old, time_wait());
+    }
+
+    #[test]
+    fn only_a_newer_syn_reopens() {
+        let reopen = TimeWaitAnswer::Reopen {
+            isn_after: SeqNumber(500),
+        };
+        let mut old = time_wait();
+        assert_eq!(
+            old.on_segment(Instant::ZERO, &segment(Flags::SYN, SeqNumber(7), None)),
+            reopen
+        );
+        let earlier = segment(Flags::SYN, SeqNumber(u32::MAX - 9), None);
+        assert!(matches!(
+            old.on_segment(Instant::ZERO, &earlier),
+            TimeWaitAnswer::Send(_)
+        ));
+        // With timestamps, a newer one makes up for an earlier number.
+        old.timestamps = Some((1000, 0));
+        let newer = segment(Flags::SYN, SeqNumber(u32::MAX - 9), Some(1001));
+        assert_eq!(old.on_segment(Instant::ZERO, &newer), reopen);
+        let older = segment(Flags::SYN, SeqNumber(u32::MAX - 9), Some(999));
+        assert!(matches!(
+            old.on_segment(Instant::ZERO, &older),
+            TimeWaitAnswer::Send(_)
+        ));
+    }
+
+    #[test]
+    fn it_costs_tens_of_bytes() {
+        assert!(size_of::<TimeWait>() <= 64, "{}", size_of::<TimeWait>());
+    }
+}

@@ -32,7 +32,7 @@ pub(crate) struct Args {
 
 /// Runs the benchmark. The caller has entered a namespace.
 pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
-    raise_descriptors(u64::from(args.conns) * 2 + SPARE)?;
+    raise_descriptors(u64::from(args.conns) + SPARE)?;
     let mut workload = Workload::new("bench")?;
     let supervisor = Supervisor::new(&workload.logs())?;
     workload.make_file(args.file_size)?;

@@ -23,16 +23,16 @@ fn slow_curl(network: &Network, serve: &Serve, out: &Path) -> Process {
     curl
 }
 
+fn sockets(daemon: &Daemon<'_>, kind: &str) -> usize {
+    let stat = daemon.stat();
+    stat.iter()
+        .filter(|line| line["socket"]["kind"] == kind)
+        .count()
+}
+
 fn no_connection_is_left(daemon: &Daemon<'_>) {
     wait_for("the connection's end in the stack", PATIENCE, || {
-        let alive = daemon.stat().into_iter().filter(|line| {
-            let state = line["socket"]["state"].as_str();
-            matches!(
-                state,
-                Some("ESTABLISHED" | "CLOSE-WAIT" | "FIN-WAIT-1" | "LAST-ACK")
-            )
-        });
-        (alive.count() == 0).then_some(())
+        (sockets(daemon, "tcp") == 0).then_some(())
     });
 }
 
@@ -45,6 +45,7 @@ fn a_client_killed_in_the_middle_leaves_nothing_and_others_go_on() {
     let serve = Serve::start(&daemon, files.path(), &[]);
     for _ in 0..3 {
         let curl = slow_curl(&network, &serve, &files.join("out"));
+        assert_eq!(sockets(&daemon, "tcp"), 1);
         curl.signal(Signal::KILL);
         drop(curl);
         std::fs::remove_file(files.join("out")).expect("written");
@@ -133,6 +134,7 @@ fn a_server_killed_in_the_middle_resets_its_clients_and_the_port_is_free_again()
     let daemon = Daemon::start(&network, &[]);
     let serve = Serve::start(&daemon, files.path(), &[]);
     let curl = slow_curl(&network, &serve, &files.join("out"));
+    assert_eq!(sockets(&daemon, "tcp-listener"), 1);
     serve.process.signal(Signal::KILL);
     drop(serve);
     let finished = curl.end(PATIENCE);
@@ -142,10 +144,7 @@ fn a_server_killed_in_the_middle_resets_its_clients_and_the_port_is_free_again()
         finished.describe()
     );
     wait_for("the listener's end in the stack", PATIENCE, || {
-        let alive = daemon.stat().into_iter().any(|line| {
-            line["socket"]["kind"] == "TcpListener" || line["socket"]["state"] == "ESTABLISHED"
-        });
-        (!alive).then_some(())
+        (sockets(&daemon, "tcp-listener") + sockets(&daemon, "tcp") == 0).then_some(())
     });
     let serve = Serve::start(&daemon, files.path(), &[]);
     assert!(serve.fetch(&network, "/small", &[]) == pattern(100_000));

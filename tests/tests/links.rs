@@ -2,9 +2,12 @@
 
 #![allow(missing_docs)]
 
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
+use uktls::TcpStream;
+use uktls::handshake::rustls::{Choice, TlsStream, Trust, client_config};
 use uktls_tests::{
-    Certificate, Daemon, Folder, Network, Nginx, PATIENCE, Process, Serve, pattern, wait_for,
+    Certificate, Daemon, Folder, HOST, Network, Nginx, PATIENCE, Process, Serve, pattern, wait_for,
 };
 
 const SIZE: usize = 3_000_001;
@@ -63,6 +66,29 @@ fn many_connections_over_several_queues() {
     }
 }
 
+/// A connection of the stack's to a server of the kernel's, opened by the test itself as a client of the daemon.
+fn from_the_stack(daemon: &Daemon<'_>, port: u16) -> TlsStream {
+    let trust = client_config(&Trust::Anybody, &Choice::default(), None).expect("a configuration");
+    let address = format!("{HOST}:{port}").parse().expect("an address");
+    let stream = TcpStream::connect_on(&daemon.client(), address).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    TlsStream::connect(stream, trust, "x.test".try_into().expect("a name")).expect("a handshake")
+}
+
+/// One request on a connection that stays open, and the whole answer.
+fn ask_once_more(stream: &mut TlsStream) {
+    let request = b"GET /file HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(request).expect("sent");
+    let mut answer = Vec::new();
+    while !answer.ends_with(&pattern(1000)) {
+        let mut piece = [0; 2000];
+        let got = stream.read(&mut piece).expect("more of the answer");
+        assert!(got > 0, "ended early: {}", answer.escape_ascii());
+        answer.extend_from_slice(&piece[..got]);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+}
+
 /// The kernel forgets after some idle seconds which queue a flow belongs to; what it then sends to another one must reach
 /// its connection all the same.
 #[test]
@@ -71,6 +97,9 @@ fn connections_over_two_shards_survive_ten_idle_seconds() {
     files.write("file", &pattern(1000));
     let daemon = Daemon::start(&network, &["--shards", "2"]);
     let serve = Serve::start(&daemon, files.path(), &[]);
+    let certificate = Certificate::make(&files);
+    let nginx = Nginx::start(&network, files.path(), 8443, &certificate, "");
+    let mut outgoing: Vec<TlsStream> = (0..12).map(|_| from_the_stack(&daemon, 8443)).collect();
     let request = b"GET /file HTTP/1.1\r\nHost: x\r\n\r\n";
     let mut clients: Vec<Process> = (0..12)
         .map(|_| {
@@ -96,6 +125,7 @@ fn connections_over_two_shards_survive_ten_idle_seconds() {
                 (heads == answers && text.ends_with(&pattern(1000))).then_some(())
             });
         }
+        outgoing.iter_mut().for_each(ask_once_more);
     };
     everybody_has(1);
     // Ten seconds are what is tested here: that long nothing is sent, and nobody may be told that it is over.
@@ -104,4 +134,20 @@ fn connections_over_two_shards_survive_ten_idle_seconds() {
         (idle.elapsed() > Duration::from_secs(10)).then_some(())
     });
     everybody_has(2);
+    // Both shards had their share, or nothing was tested.
+    let established = daemon.sockets_in_state("ESTAB");
+    for shard in [0, 1] {
+        let its = established
+            .iter()
+            .filter(|line| line["socket"]["shard"] == shard);
+        assert!(its.count() > 0, "{established:?}");
+    }
+    // And no packet was taken for a stranger's.
+    let resets = daemon
+        .stat()
+        .into_iter()
+        .find(|line| line["counter"] == "ResetsOut")
+        .expect("the stack counts them");
+    assert_eq!(resets["value"], 0);
+    drop(nginx);
 }

@@ -159,6 +159,15 @@ impl Stack {
     }
 }
 
+/// What a listener or a UDP socket has before a shard takes it.
+struct Reserved {
+    id: SocketId,
+    local: SocketAddr,
+    ours: OwnedFd,
+    client: OwnedFd,
+    cookie: u64,
+}
+
 /// A datagram socket pair for listeners and UDP sockets: the stack's end, the client's, and the client's cookie.
 fn message_pair() -> Result<(OwnedFd, OwnedFd, u64), Errno> {
     let (ours, client) = rustix::net::socketpair(
@@ -214,25 +223,52 @@ impl Handle {
         self.port(shard).send(ToShard::Connect(request, reply));
     }
 
+    /// Reserves a port, and makes and enters the socket pair of a listener or a UDP socket.
+    fn reserve(
+        &self,
+        transport: Transport,
+        wanted: SocketAddr,
+        uid: u32,
+    ) -> Result<Reserved, Errno> {
+        let local = self.common.registry.reserve(transport, wanted)?;
+        let shard = match transport {
+            // Every shard takes a listener's SYNs; the first one tells of it.
+            Transport::Tcp => 0,
+            Transport::Udp => self
+                .common
+                .hash
+                .owner(local.port(), self.common.ports.len()),
+        };
+        let id = self.other_id(shard);
+        let made = message_pair().and_then(|pair| {
+            self.common.registry.add(pair.2, id, uid)?;
+            Ok(pair)
+        });
+        match made {
+            Ok((ours, client, cookie)) => Ok(Reserved {
+                id,
+                local,
+                ours,
+                client,
+                cookie,
+            }),
+            Err(errno) => {
+                self.common.registry.free(transport, local);
+                Err(errno)
+            }
+        }
+    }
+
     /// Opens a listening socket. Answered when every shard takes its SYNs.
     pub fn listen(&self, request: ListenRequest, reply: Reply<ClientEnd>) {
         let outcome = self.check_local(request.local).and_then(|()| {
-            let local = self
-                .common
-                .registry
-                .reserve(Transport::Tcp, request.local)?;
-            let id = self.other_id(0);
-            let made = message_pair().and_then(|pair| {
-                self.common.registry.add(pair.2, id, request.uid)?;
-                Ok(pair)
-            });
-            let (ours, client, cookie) = match made {
-                Ok(pair) => pair,
-                Err(errno) => {
-                    self.common.registry.free(Transport::Tcp, local);
-                    return Err(errno);
-                }
-            };
+            let Reserved {
+                id,
+                local,
+                ours,
+                client,
+                cookie,
+            } = self.reserve(Transport::Tcp, request.local, request.uid)?;
             let shared = Arc::new(SharedListener {
                 id,
                 uid: request.uid,
@@ -280,36 +316,23 @@ impl Handle {
     /// Opens a UDP socket.
     pub fn bind_udp(&self, request: UdpRequest, reply: Reply<ClientEnd>) {
         let outcome = self.check_local(request.local).and_then(|()| {
-            let local = self
-                .common
-                .registry
-                .reserve(Transport::Udp, request.local)?;
-            let shard = self
-                .common
-                .hash
-                .owner(local.port(), self.common.ports.len());
-            let id = self.other_id(shard);
-            let made = message_pair().and_then(|pair| {
-                self.common.registry.add(pair.2, id, request.uid)?;
-                Ok(pair)
-            });
-            let (end, client, cookie) = match made {
-                Ok(pair) => pair,
-                Err(errno) => {
-                    self.common.registry.free(Transport::Udp, local);
-                    return Err(errno);
-                }
-            };
+            let Reserved {
+                id,
+                local,
+                ours,
+                client,
+                cookie,
+            } = self.reserve(Transport::Udp, request.local, request.uid)?;
             let socket = UdpSocket {
                 id,
                 uid: request.uid,
                 local,
                 remote: request.remote,
                 cookie,
-                end,
+                end: ours,
                 registry: self.common.registry.clone(),
             };
-            self.port(shard).send(ToShard::Udp(Box::new(socket)));
+            self.port(id.shard()).send(ToShard::Udp(Box::new(socket)));
             Ok(ClientEnd {
                 id,
                 fd: client,

@@ -287,21 +287,19 @@ impl Shard {
     }
 
     pub(super) fn retry_listeners(&mut self) {
-        if self.listeners.iter().any(|(_, listener)| listener.retry) {
-            let due: Vec<usize> = self
-                .listeners
-                .iter()
-                .filter(|(_, l)| l.retry)
-                .map(|(at, _)| at)
-                .collect();
-            for at in due {
-                self.on_listener(at, false);
-            }
+        let due: Vec<usize> = self
+            .listeners
+            .iter()
+            .filter(|(_, listener)| listener.retry)
+            .map(|(at, _)| at)
+            .collect();
+        for at in due {
+            self.on_listener(at, false);
         }
     }
 
     /// A half-open connection ended before it was accepted.
-    pub(super) fn forget_half_open(&mut self, at: usize, _index: usize) {
+    pub(super) fn forget_half_open(&mut self, at: usize) {
         if let Some(listener) = self.listeners.get_mut(at) {
             listener.half_open = listener.half_open.saturating_sub(1);
         }

@@ -572,7 +572,7 @@ impl Shard {
             self.common.counters.curr_rx.sub(1);
         }
         if let Some(listener) = socket.listener {
-            self.forget_half_open(listener, index);
+            self.forget_half_open(listener);
         }
         if let Some(end) = socket.end.take() {
             self.close_end(&end, socket.reason);

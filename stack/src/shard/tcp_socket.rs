@@ -332,11 +332,6 @@ impl TcpSocket {
             if flushed == Flushed::Blocked {
                 return Turn::Rest;
             }
-            if end.shut && matches!(self.reason, Reason::CleanEnd | Reason::Truncated) {
-                // An orderly end: the client closes when it likes.
-                let _ = rustix::net::shutdown(&end.fd, Shutdown::Both);
-                return Turn::Finished;
-            }
         }
         Turn::Finished
     }

@@ -5,16 +5,21 @@
 //! the wire: that there are at least as many as the file has, up to the server's close, is what shows that all of it came.
 
 use super::super::{Context, Failure, Outcome};
-use openssl::ssl::{Ssl, SslContext, SslMethod, SslStream, SslVerifyMode, SslVersion};
+use super::s_client;
 use rustix::net::RecvFlags;
+use rustls::client::Resumption;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use uktls::handshake::rustls::{Choice, Trust, client_config};
+use uktls::{CipherSuite, ProtocolVersion};
 
 /// A server that is silent for this long has failed.
-const SILENCE: Duration = Duration::from_secs(15);
+pub(super) const SILENCE: Duration = Duration::from_secs(15);
 
 /// How much may be discarded by one call. The buffer is never touched.
 const DISCARD: usize = 4 << 20;
@@ -48,25 +53,16 @@ pub(crate) fn drain(args: DrainArgs) -> Outcome {
         "GET /{} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n",
         super::workload::FILE
     );
-    let stream = connect(args.connect)?;
-    let sent_at;
-    let stream = if args.plain {
-        sent_at = Instant::now();
-        let mut stream = stream;
-        stream
-            .write_all(request.as_bytes())
-            .context(|| "cannot send the request".into())?;
-        stream
+    let mut stream = connect(args.connect)?;
+    let request = if args.plain {
+        request.into_bytes()
     } else {
-        let mut tls = handshake(&tls12_aes128_gcm()?, stream)?;
-        sent_at = Instant::now();
-        tls.write_all(request.as_bytes())
-            .context(|| "cannot send the request".into())?;
-        // Only the descriptor matters from here on. OpenSSL reads no further than the record it was asked for.
-        tls.get_ref()
-            .try_clone()
-            .context(|| "cannot duplicate the socket".into())?
+        s_client::sealed_request(&mut stream, request.as_bytes())?
     };
+    let sent_at = Instant::now();
+    stream
+        .write_all(&request)
+        .context(|| "cannot send the request".into())?;
     let (wire_bytes, last_at) = discard_all(&stream)?;
     if wire_bytes < args.bytes || wire_bytes > args.bytes + args.bytes / 20 + 65_536 {
         return Err(Failure::new(format_args!(
@@ -115,26 +111,16 @@ fn connect(server: SocketAddr) -> Result<TcpStream, Failure> {
     Ok(stream)
 }
 
-/// TLS 1.2 with AES-128-GCM, whoever the server is.
-fn tls12_aes128_gcm() -> Result<SslContext, Failure> {
-    (|| {
-        let mut builder = SslContext::builder(SslMethod::tls_client())?;
-        builder.set_verify(SslVerifyMode::NONE);
-        builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
-        builder.set_max_proto_version(Some(SslVersion::TLS1_2))?;
-        builder.set_cipher_list("ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256")?;
-        Ok::<_, openssl::error::ErrorStack>(builder.build())
-    })()
-    .context(|| "cannot set OpenSSL up".into())
-}
-
-fn handshake(context: &SslContext, stream: TcpStream) -> Result<SslStream<TcpStream>, Failure> {
-    let mut tls = Ssl::new(context)
-        .and_then(|ssl| SslStream::new(ssl, stream))
-        .context(|| "cannot set OpenSSL up".into())?;
-    tls.connect()
-        .context(|| "the TLS handshake failed".into())?;
-    Ok(tls)
+/// TLS 1.2 with AES-128-GCM, whoever the server is, and no session to resume: every handshake is a whole one.
+fn tls12_aes128_gcm() -> Result<Arc<ClientConfig>, Failure> {
+    let choice = Choice {
+        versions: vec![ProtocolVersion::Tls12],
+        ciphers: vec![CipherSuite::Aes128Gcm],
+    };
+    let config = client_config(&Trust::Anybody, &choice, None).map_err(Failure::new)?;
+    let mut config = Arc::unwrap_or_clone(config);
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
 }
 
 /// Open many connections and hold them (the client of `bench idle`).
@@ -149,14 +135,19 @@ pub(crate) struct HoldArgs {
 }
 
 /// Opens the connections, each with a whole handshake, one request and its answer; says `held N`; holds them until it is ended.
+///
+/// With rustls, in this process: a program for each of many thousand handshakes would take minutes, and what is measured is
+/// the other side's memory.
 pub(crate) fn hold(args: HoldArgs) -> Outcome {
-    let context = tls12_aes128_gcm()?;
+    let config = tls12_aes128_gcm()?;
     let mut held = Vec::with_capacity(args.conns);
     let mut answer = [0; 4096];
     let mut said = Instant::now();
     for number in 1..=args.conns {
         let failed = || format!("connection {number} of {}", args.conns);
-        let mut tls = handshake(&context, connect(args.connect)?).context(failed)?;
+        let name = args.connect.ip().into();
+        let connection = ClientConnection::new(Arc::clone(&config), name).context(failed)?;
+        let mut tls = StreamOwned::new(connection, connect(args.connect)?);
         tls.write_all(b"HEAD / HTTP/1.1\r\nHost: bench\r\n\r\n")
             .context(failed)?;
         let length = tls.read(&mut answer).context(failed)?;
@@ -164,7 +155,7 @@ pub(crate) fn hold(args: HoldArgs) -> Outcome {
             return Err(Failure::new("the server's answer is not HTTP")).context(failed);
         }
         // The TLS state goes, the connection stays: this side's memory is not what is measured.
-        held.push(tls.get_ref().try_clone().context(failed)?);
+        held.push(tls.sock);
         if said.elapsed() > Duration::from_secs(1) {
             said = Instant::now();
             println!("opened {number}");

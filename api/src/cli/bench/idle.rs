@@ -1,6 +1,6 @@
 //! What an idle connection costs: many of them, each with a whole handshake and one answered request behind it, then nothing.
 
-use super::super::supervise::{Supervisor, ourselves};
+use super::super::supervise::{Supervisor, ourselves, program};
 use super::super::{Context, Failure};
 use super::client::Drained;
 use super::cpu::Memory;
@@ -32,6 +32,7 @@ pub(crate) struct Args {
 
 /// Runs the benchmark. The caller has entered a namespace.
 pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
+    program("openssl", "openssl")?;
     raise_descriptors(u64::from(args.conns) + SPARE)?;
     let mut workload = Workload::new("bench")?;
     let supervisor = Supervisor::new(&workload.logs())?;

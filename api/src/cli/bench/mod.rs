@@ -17,6 +17,7 @@ mod limit;
 mod peers;
 mod receive;
 mod report;
+mod s_client;
 mod sendfile;
 pub(crate) mod stack;
 mod stats;

@@ -3,7 +3,7 @@
 //! One namespace holds every contender, each a process of its own; only one is asked at a time, and they take turns in every
 //! round, so that a slow minute of the machine hits all of them. Before the rounds each is asked once without counting.
 
-use super::super::supervise::{Child, Supervisor, ourselves};
+use super::super::supervise::{Child, Supervisor, ourselves, program};
 use super::super::{Context, Failure};
 use super::client::Drained;
 use super::cpu::CpuTime;
@@ -50,6 +50,8 @@ struct Contender {
 
 /// Runs the benchmark. The caller has entered a namespace.
 pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
+    // The client of every figure; said before a long file is written.
+    program("openssl", "openssl")?;
     let mut workload = Workload::new("bench")?;
     let supervisor = Supervisor::new(&workload.logs())?;
     say(&format!("writing a file of {} bytes", args.file_size));

@@ -497,6 +497,40 @@ fn a_non_blocking_sendfile_takes_a_quota_and_holds_the_socket_unwritable() {
 }
 
 #[test]
+fn small_non_blocking_ranges_fill_the_socket_like_bytes_do() {
+    const LEN: usize = 10_000;
+    let world = World::new();
+    let (client, server) = world.tls_pair(Tls13);
+    let content: Vec<u8> = (0..LEN as u32).map(|i| (i % 251) as u8).collect();
+    let path = world.directory.path().join("file");
+    std::fs::write(&path, &content).unwrap();
+    let file = File::open(&path).unwrap();
+    client.set_nonblocking(true).unwrap();
+    world.stack.stall(&client, true);
+    let taken = (0..10_000)
+        .take_while(|_| match client.sendfile(&file, Some(&mut 0), u64::MAX) {
+            Ok(sent) => sent == LEN as u64,
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                false
+            }
+        })
+        .count();
+    assert!((10..1000).contains(&taken), "{taken} ranges wait");
+    world.stack.stall(&client, false);
+    let mut got = vec![0; LEN];
+    for range in 0..taken {
+        (&server).read_exact(&mut got).unwrap();
+        assert!(got == content, "range {range} of {taken}");
+    }
+    let mut poll = [rustix::event::PollFd::new(
+        &client,
+        rustix::event::PollFlags::OUT,
+    )];
+    assert!(rustix::event::poll(&mut poll, None).is_ok());
+}
+
+#[test]
 fn a_blocking_sendfile_returns_when_the_last_byte_is_taken() {
     let world = World::new();
     let (client, server) = world.pair();

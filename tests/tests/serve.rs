@@ -152,6 +152,33 @@ fn a_gibibyte_arrives_whole_over_both_versions_and_its_records_are_counted() {
     assert_eq!(connections["value"], 2, "{connections}");
 }
 
+/// Bytes that a process has read from files so far: `rchar` of proc(5), in which messages of sockets do not count.
+fn bytes_read(process: &Process) -> usize {
+    let text = std::fs::read_to_string(format!("/proc/{}/io", process.pid())).expect("readable");
+    let count = text.lines().find_map(|line| line.strip_prefix("rchar: "));
+    count
+        .and_then(|count| count.parse().ok())
+        .expect("a number")
+}
+
+#[test]
+fn no_body_passes_through_the_server_however_small() {
+    let (network, files) = (Network::new(), Folder::new());
+    let sizes = [1000, 16_384, 65_535, 65_536, 1_000_000];
+    files.write_sizes(&sizes);
+    let daemon = Daemon::start(&network, &[]);
+    let serve = Serve::start(&daemon, files.path(), &[]);
+    // What is read once, such as randomness, is read by now.
+    serve.fetch(&network, "/1000.bin", &[]);
+    for size in sizes {
+        let before = bytes_read(&serve.process);
+        let body = serve.fetch(&network, &format!("/{size}.bin"), &[]);
+        assert!(body == pattern(size), "{size}");
+        let read = bytes_read(&serve.process) - before;
+        assert!(read < 500, "{size}: the server has read {read} bytes");
+    }
+}
+
 #[test]
 fn two_hundred_curls_at_once_each_get_their_file() {
     let (network, files) = (Network::new(), Folder::new());

@@ -1,10 +1,10 @@
 //! `sendfile`: a range of a regular file goes to the stack as one mark, the file's descriptor attached.
 //!
-//! Three ways, by size and by whether the caller may wait:
+//! Not a byte of the file passes through this process. Three ways, by whether the caller may wait, and by size:
 //!
-//! * below [`SMALL`], the library reads the range and sends it as one [`send`](super::TcpStream::send) would: cheaper than
-//!   passing a descriptor;
 //! * blocking: the mark asks for an answer, which comes when the last byte is sealed, so the file may be changed afterwards;
+//! * non-blocking, below [`SMALL`]: the mark alone. It takes a message's room in the socket until its turn has come, so
+//!   that a few hundred of them make the socket unwritable;
 //! * non-blocking: at most [`QUOTA`] is taken, and filler behind the mark keeps the socket unwritable until it is done.
 
 use super::tcp::TcpStream;
@@ -12,12 +12,12 @@ use super::{end, scm};
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fstat, seek};
-use rustix::io::{Errno, pread};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use std::io;
 use uktls_stack::mark::{HOLD_FILLER, MAX_FILE_RANGE, Mark, SendfileResult};
 
-/// Ranges below this go as bytes.
+/// Non-blocking ranges below this need no filler: what a full socket of them asks of the stack is no more than one large one.
 const SMALL: u64 = 64 * 1024;
 
 /// What one non-blocking call takes at most.
@@ -58,12 +58,10 @@ impl TcpStream {
         if len == 0 {
             return Ok(0);
         }
-        let sent = if len < SMALL {
-            self.send_small_file(file, from, len as usize)?
-        } else if self.is_nonblocking()? {
-            self.send_held_file(file, from, len.min(QUOTA))?
-        } else {
-            self.send_awaited_file(file, from, len)?
+        let sent = match self.is_nonblocking()? {
+            false => self.send_awaited_file(file, from, len)?,
+            true if len < SMALL => self.send_small_file(file, from, len)?,
+            true => self.send_held_file(file, from, len.min(QUOTA))?,
         };
         match offset {
             Some(offset) => *offset = from + sent,
@@ -74,18 +72,15 @@ impl TcpStream {
         Ok(sent)
     }
 
-    fn send_small_file(&self, file: BorrowedFd<'_>, from: u64, len: usize) -> io::Result<u64> {
-        let mut bytes = vec![0; len];
-        let mut at = 0;
-        while at < len {
-            match rustix::io::retry_on_intr(|| pread(file, &mut bytes[at..], from + at as u64))? {
-                0 => break,
-                got => at += got,
-            }
-        }
-        // A blocking send may still stop early, by a signal or a timeout; the count says where.
-        self.send(&bytes[..at], super::SendFlags::empty())
-            .map(|sent| sent as u64)
+    fn send_small_file(&self, file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
+        let mark = Mark::File {
+            offset,
+            len,
+            reply: false,
+            hold: false,
+        };
+        self.writing(true, |state, fd| state.file(fd, mark, &[file]))?;
+        Ok(len)
     }
 
     fn send_held_file(&self, file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {

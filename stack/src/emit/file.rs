@@ -8,6 +8,8 @@
 //!    not in the page cache answers `EAGAIN`, and a helper thread brings it in;
 //! 3. **read by a helper** into a buffer, for every other file system.
 //!
+//! A range that is shorter than [`SHORT`] starts with the second: mapping it would cost a helper's turn, and save nothing.
+//!
 //! A mapped file may be cut while it is being sealed. So the output of a window is kept only if `fstat`
 //! afterwards still shows the whole range ([`FileRange::still_whole`]); a fault in between is caught by
 //! [`sigbus`](super::sigbus).
@@ -23,6 +25,9 @@ use std::sync::Arc;
 pub const WINDOW: u64 = 4 * 1024 * 1024;
 /// Bytes that a helper reads into a buffer at a time.
 pub const READ_AHEAD: u64 = 512 * 1024;
+
+/// Ranges below this are not worth a mapping.
+pub const SHORT: u64 = 64 * 1024;
 
 /// What the shard should do for more of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,8 +104,10 @@ impl FileRange {
             Err(errno) => return Err((errno, reply)),
         };
         let way = match kind {
-            kind if LOCAL_FILE_SYSTEMS.contains(&kind) => Way::Mapped,
-            _ => Way::Helper,
+            kind if !LOCAL_FILE_SYSTEMS.contains(&kind) => Way::Helper,
+            // tmpfs refuses RWF_NOWAIT.
+            kind if len < SHORT && kind != TMPFS => Way::NoWait,
+            _ => Way::Mapped,
         };
         Ok(FileRange {
             file: Arc::new(file),

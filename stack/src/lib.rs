@@ -13,6 +13,7 @@ pub mod mark;
 pub mod packet;
 pub mod registry;
 mod shard;
+pub mod sim;
 pub mod socket_info;
 pub mod stack;
 pub mod tcp;

@@ -1,0 +1,18 @@
+//! The simulator: the same stack under a virtual clock, on links that lose, delay and damage packets as told.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`random`] | one seeded stream per entity and purpose; chances in parts per million |
+//! | [`link`] | one direction of a link with netem's knobs: what becomes of a packet, and when it arrives |
+//! | [`distribution`] | the shapes of jitter, as integer tables |
+//! | [`damage`] | flipped bits with and without repaired checksums, congestion marks |
+//! | [`fault`] | targeted faults: by address, flag, content type, record, epoch |
+//! | [`records`] | where TLS and DTLS records begin in passing packets |
+
+pub mod damage;
+pub mod distribution;
+pub mod fault;
+pub mod link;
+pub mod random;
+pub mod records;
+mod source;

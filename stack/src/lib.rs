@@ -6,6 +6,7 @@ pub mod clock;
 pub mod counters;
 pub mod device;
 pub mod emit;
+pub mod engine;
 pub mod fragment;
 pub mod handle;
 pub mod ingress;

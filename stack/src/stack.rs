@@ -2,14 +2,13 @@
 
 use crate::counters::Counters;
 use crate::device::Device;
+use crate::engine::{FlowHash, Listening, UdpSocket};
 use crate::handle::{
     ClientEnd, ConnectRequest, ListenRequest, Named, Reply, SocketId, SocketOp, SocketReply,
     UdpRequest,
 };
 use crate::registry::{Registry, Transport};
-use crate::shard::{
-    CHANNEL, Common, FlowHash, Helpers, Port, Shard, SharedListener, ToShard, UdpSocket,
-};
+use crate::shard::{CHANNEL, Common, DatagramsEnd, Helpers, Port, Shard, SharedListener, ToShard};
 use crate::socket_info::SocketInfo;
 use crate::tcp::{self, FlowKey, IsnGenerator};
 use rustix::fd::OwnedFd;
@@ -270,11 +269,13 @@ impl Handle {
                 cookie,
             } = self.reserve(Transport::Tcp, request.local, request.uid)?;
             let shared = Arc::new(SharedListener {
-                id,
-                uid: request.uid,
-                local,
-                backlog: request.backlog,
-                options: request.options,
+                listening: Listening {
+                    id,
+                    uid: request.uid,
+                    local,
+                    backlog: request.backlog,
+                    options: request.options,
+                },
                 cookie,
                 registry: self.common.registry.clone(),
             });
@@ -328,9 +329,12 @@ impl Handle {
                 uid: request.uid,
                 local,
                 remote: request.remote,
-                cookie,
-                end: ours,
-                registry: self.common.registry.clone(),
+                end: DatagramsEnd {
+                    local,
+                    cookie,
+                    fd: ours,
+                    registry: self.common.registry.clone(),
+                },
             };
             self.port(id.shard()).send(ToShard::Udp(Box::new(socket)));
             Ok(ClientEnd {

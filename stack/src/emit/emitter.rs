@@ -12,10 +12,12 @@ use super::arena::{Arena, LARGE_CHUNK, Pool, SMALL_CHUNK};
 use super::file::{FileRange, READ_AHEAD, WINDOW, Way};
 use super::job::{Helped, Job, JobKind};
 use super::sigbus::Window;
-use super::source::{self, Then};
+use super::source::Then;
+use crate::engine::ClientEnd;
 use crate::mark::{HOLD_FILLER, Mark};
 use crate::socket_info::Reason;
-use rustix::fd::{BorrowedFd, OwnedFd};
+use bytes::Bytes;
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
@@ -57,8 +59,17 @@ enum Item {
     },
     /// A file's range.
     File(Box<FileRange>),
+    /// A range of memory, of which `done` bytes belong to the stream.
+    Memory(MemoryRange),
     /// Bytes that mean nothing.
     Filler { left: usize },
+}
+
+/// Memory that is on its way: like a file, but nothing can happen to it.
+#[derive(Debug)]
+struct MemoryRange {
+    bytes: Bytes,
+    done: usize,
 }
 
 /// A socket's sending side.
@@ -185,7 +196,7 @@ impl Emitter {
     }
 
     /// Appends at least `room` bytes to the arena if the sources have them; never more than a record and a read beyond.
-    pub fn fill(&mut self, end: BorrowedFd<'_>, pool: &mut Pool, room: usize) -> Filled {
+    pub fn fill<E: ClientEnd>(&mut self, end: &mut E, pool: &mut Pool, room: usize) -> Filled {
         if self.ended {
             return Filled::End;
         }
@@ -198,6 +209,7 @@ impl Emitter {
             let step = match &self.item {
                 Item::Filler { .. } => self.discard_filler(end),
                 Item::File(_) => self.pull_file(pool, room - produced),
+                Item::Memory(_) => self.seal_memory(end, pool, room - produced),
                 Item::Bytes | Item::Control { .. } => self.pull_end(end, pool, room - produced),
             };
             match step {
@@ -244,9 +256,9 @@ impl Emitter {
     }
 
     /// Reads the client's end into record slots (or, without keys, as a plain stream).
-    fn pull_end(
+    fn pull_end<E: ClientEnd>(
         &mut self,
-        end: BorrowedFd<'_>,
+        end: &mut E,
         pool: &mut Pool,
         room: usize,
     ) -> Result<Step, Reason> {
@@ -254,10 +266,10 @@ impl Emitter {
             Item::Control { left, .. } => left,
             _ => usize::MAX,
         };
-        let waiting = source::waiting(end).max(1);
+        let waiting = end.waiting().max(1);
         let (slices_of, pulled) = {
             let mut slots = self.slots(pool, room, limit, waiting);
-            let pulled = source::pull(end, &mut slots);
+            let pulled = end.pull(&mut slots);
             (slots.len(), pulled)
         };
         debug_assert!(slices_of > 0, "there is always room for one slot");
@@ -288,6 +300,15 @@ impl Emitter {
             }
             Then::Mark(mark, fds) => {
                 self.on_mark(pool, mark, fds)?;
+                Ok(Step::Go)
+            }
+            Then::Memory(bytes) => {
+                if let Item::Control { .. } = self.item {
+                    return Err(Reason::Aborted);
+                }
+                self.close(pool)?;
+                self.hold_open = false;
+                self.item = Item::Memory(MemoryRange { bytes, done: 0 });
                 Ok(Step::Go)
             }
             Then::End => {
@@ -503,13 +524,74 @@ impl Emitter {
         Ok(())
     }
 
-    fn discard_filler(&mut self, end: BorrowedFd<'_>) -> Result<Step, Reason> {
+    /// Seals from memory into the arena, in one pass; without keys, copies.
+    fn seal_memory<E: ClientEnd>(
+        &mut self,
+        end: &mut E,
+        pool: &mut Pool,
+        room: usize,
+    ) -> Result<Step, Reason> {
+        let Item::Memory(range) = &mut self.item else {
+            return Ok(Step::Go);
+        };
+        let payload = self.max_payload;
+        let left = range.bytes.len() - range.done;
+        if left == 0 {
+            end.memory_sealed(range.done);
+            self.item = Item::Bytes;
+            return Ok(Step::Go);
+        }
+        let Some(sealer) = &mut self.sealer else {
+            let take = left.min(room.max(1)).min(LARGE_CHUNK);
+            self.arena.room(pool, take)[..take]
+                .copy_from_slice(&range.bytes[range.done..range.done + take]);
+            self.arena.commit(take);
+            range.done += take;
+            return Ok(Step::Go);
+        };
+        let overhead = sealer.overhead();
+        let tail = self.arena.room(pool, left.min(payload) + overhead);
+        let (mut from, mut to) = (range.done, 0);
+        let mut batch = sealer.batch();
+        let mut stopped = None;
+        while to < room {
+            let take = (range.bytes.len() - from).min(payload);
+            if take == 0 || tail.len() - to < take + overhead {
+                break;
+            }
+            let sealed = batch.seal_from(
+                ContentType::APPLICATION_DATA,
+                &range.bytes[from..from + take],
+                &mut tail[to..to + take + overhead],
+            );
+            if let Err(error) = sealed {
+                stopped = Some(error);
+                break;
+            }
+            from += take;
+            to += take + overhead;
+        }
+        if let Some(error) = stopped
+            && to == 0
+        {
+            tracing::info!("sending stops: {error}");
+            return Err(Reason::KeysExhausted);
+        }
+        self.records += batch.records();
+        batch.commit();
+        self.arena.commit(to);
+        range.done = from;
+        Ok(Step::Go)
+    }
+
+    fn discard_filler<E: ClientEnd>(&mut self, end: &mut E) -> Result<Step, Reason> {
         let Item::Filler { left } = &mut self.item else {
             return Ok(Step::Go);
         };
         let mut scratch = [0; 16 * 1024];
         let take = scratch.len().min(*left);
-        let pulled = source::pull(end, &mut [IoSliceMut::new(&mut scratch[..take])])
+        let pulled = end
+            .pull(&mut [IoSliceMut::new(&mut scratch[..take])])
             .map_err(|_| Reason::Aborted)?;
         *left -= pulled.plain;
         let done = *left == 0;
@@ -517,7 +599,7 @@ impl Emitter {
             self.item = Item::Bytes;
         }
         match pulled.then {
-            Then::Mark(..) => Err(Reason::Aborted),
+            Then::Mark(..) | Then::Memory(_) => Err(Reason::Aborted),
             Then::End => {
                 self.ended = true;
                 Ok(Step::Stop(Filled::End))

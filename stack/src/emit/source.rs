@@ -1,6 +1,7 @@
 //! Reading a client's Unix end: plain bytes straight into the caller's slices, and the [marks](crate::mark) among them.
 
 use crate::mark::{self, MARK_LEN, Mark, MarkError};
+use bytes::Bytes;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
@@ -28,6 +29,8 @@ pub enum Then {
     Drained,
     /// A mark, with its descriptors.
     Mark(Mark, Vec<OwnedFd>),
+    /// Memory whose bytes go here: what `sendfile` is to a client in the same process.
+    Memory(Bytes),
     /// The client shut its sending side down, or closed.
     End,
     /// The client closed with unread bytes on its side.

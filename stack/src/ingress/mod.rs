@@ -1,20 +1,18 @@
 //! The way in: slices of the received stream become records, records become what the client reads.
 //!
 //! ```text
-//!  tcp receive ──slices──►  reassembly of one record ──open in place──►  pieces ──sendmsg──► the client's end
+//!  tcp receive ──slices──►  reassembly of one record ──open in place──►  pieces ──deliver──► the client's end
 //! ```
 //! A record that lies whole in one device buffer is opened where it lies; only one that straddles two buffers is
 //! gathered. Nothing is handed on before its tag is verified. What the client has not taken stays here, bounded, and the
 //! TCP window with it.
 
+use crate::engine::ClientEnd;
 use crate::mark::{MARK_LEN, Mark};
 use bytes::{Buf, BytesMut};
-use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use uktls_record::crypto_info::CryptoInfo;
 use uktls_record::error::Error;
 use uktls_record::header::{ContentType, HEADER_LEN};
@@ -337,9 +335,7 @@ impl Intake {
     }
 
     /// Hands over what the client's end takes. The number is how many bytes of the TCP stream are done with.
-    ///
-    /// `descriptor` is what marks carry.
-    pub fn flush(&mut self, end: BorrowedFd<'_>, descriptor: BorrowedFd<'_>) -> (Flushed, usize) {
+    pub fn flush<E: ClientEnd>(&mut self, end: &mut E) -> (Flushed, usize) {
         let mut credit = std::mem::take(&mut self.free_credit);
         let flushed = loop {
             if self.frozen {
@@ -349,14 +345,7 @@ impl Intake {
                 break Flushed::Empty;
             };
             let sent = match &first.piece {
-                Piece::Mark(bytes) => {
-                    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-                    let descriptors = [descriptor];
-                    let fits = ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-                    debug_assert!(fits, "the space was made for one descriptor");
-                    sendmsg(end, &[IoSlice::new(bytes)], &mut ancillary, FLAGS)
-                }
+                Piece::Mark(bytes) => end.deliver_mark(bytes),
                 Piece::Plain(_) => {
                     let mut slices = [IoSlice::new(&[]); MAX_GATHER];
                     let mut count = 0;
@@ -367,19 +356,12 @@ impl Intake {
                         *slice = IoSlice::new(bytes);
                         count += 1;
                     }
-                    sendmsg(
-                        end,
-                        &slices[..count],
-                        &mut SendAncillaryBuffer::default(),
-                        FLAGS,
-                    )
+                    end.deliver(&slices[..count])
                 }
             };
             match sent {
                 Ok(n) => credit += self.taken(n),
-                Err(Errno::INTR) => {}
-                // Too many descriptors on their way to this user's sockets: as good as a full end.
-                Err(Errno::AGAIN | Errno::TOOMANYREFS) => break Flushed::Blocked,
+                Err(Errno::AGAIN) => break Flushed::Blocked,
                 Err(_) => {
                     self.gone = true;
                     credit += self
@@ -425,5 +407,3 @@ impl Intake {
         credit
     }
 }
-
-const FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);

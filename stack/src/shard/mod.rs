@@ -2,14 +2,11 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `mod` | the loop: what woke us, whose turn it is, when to wake next |
-//! | `input` | a packet's way from the device to its socket |
-//! | `output` | a segment's way to the device |
-//! | `tcp_socket` | one connection with emission path, intake and client end |
-//! | `listener` | SYNs, the backlog, handing accepted descriptors over |
-//! | `udp_socket` | datagrams |
-//! | `ops` | requests from the socket server |
+//! | `mod` | the loop: what woke us, when to wake next |
+//! | `ends` | clients' ends: Unix sockets |
 //! | `helpers` | threads for what may wait for a disk |
+//!
+//! What happens to packets and sockets is the [engine](crate::engine)'s; the shard waits, reads, and tells it.
 //!
 //! **Who owns a flow.** The owner is a keyed hash of the flow's addresses modulo the number of shards, so every shard knows it
 //! without asking: a packet that the kernel put on another queue (its steering forgets a flow after some idle seconds) is
@@ -19,45 +16,32 @@
 //! No lock is taken for a packet. Readiness is edge-triggered; what is ready is worked on in turns, so that one busy
 //! socket does not starve the device or the others.
 
+mod ends;
 mod helpers;
-mod input;
-mod listener;
-mod ops;
-mod output;
-mod tcp_socket;
-mod udp_socket;
 
+pub(crate) use ends::{DatagramsEnd, SharedListener};
 pub(crate) use helpers::Helpers;
-pub(crate) use listener::SharedListener;
-pub(crate) use udp_socket::UdpSocket;
 
 use crate::clock::Instant;
 use crate::counters::Counters;
 use crate::device::{Device, MAX_PACKET, Offload};
-use crate::emit::arena::Pool;
 use crate::emit::job::Helped;
-use crate::fragment::{Limits as FragmentLimits, Reassembler};
+use crate::engine::{Engine, FlowHash, Settings, UdpSocket, UdpTurn};
 use crate::handle::{ClientEnd, ConnectRequest, Reply, SocketId, SocketOp, SocketReply};
 use crate::registry::Registry;
-use crate::socket_info::{Reason, SocketInfo};
-use crate::stack::{Limits, StackConfig};
-use crate::tcp::{FlowKey, IsnGenerator, TimeWait};
+use crate::socket_info::SocketInfo;
+use crate::stack::StackConfig;
+use crate::tcp::IsnGenerator;
 use bytes::BytesMut;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use listener::Listener;
+use ends::ShardHost;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use output::Output;
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
-use siphasher::sip::SipHasher13;
-use slab::Slab;
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash};
 use std::io;
 use std::sync::Arc;
-use tcp_socket::{End, TcpSocket, Turn};
 
 /// Packets read from the device before sockets get their turn.
 const PACKETS_PER_ROUND: usize = 64;
@@ -77,7 +61,7 @@ pub(crate) enum ToShard {
     /// Take SYNs for a listener.
     Listen(Arc<SharedListener>, OwnedFd),
     /// Take a UDP socket.
-    Udp(Box<UdpSocket>),
+    Udp(Box<UdpSocket<DatagramsEnd>>),
     /// Act on a socket.
     Op(SocketId, SocketOp, Reply<SocketReply>),
     /// List sockets: the answer is merged by the caller.
@@ -119,46 +103,6 @@ impl Port {
     }
 }
 
-/// SipHash with the stack's secret: flows cannot be made to collide, and every shard agrees.
-#[derive(Clone, Copy)]
-pub(crate) struct FlowHash(pub(crate) SipHasher13);
-
-impl BuildHasher for FlowHash {
-    type Hasher = SipHasher13;
-    fn build_hasher(&self) -> SipHasher13 {
-        self.0
-    }
-}
-
-impl FlowHash {
-    /// The shard that owns what hashes so.
-    pub(crate) fn owner(&self, of: impl Hash, shards: usize) -> usize {
-        if shards == 1 {
-            return 0;
-        }
-        (self.hash_one(of) % shards as u64) as usize
-    }
-}
-
-/// What is known of a flow.
-enum Flow {
-    Socket(usize),
-    TimeWait(TimeWait),
-}
-
-/// What a socket needs of its shard for a turn.
-struct Cx<'a> {
-    pool: &'a mut Pool,
-    output: &'a mut Output,
-    device: &'a mut dyn Device,
-    counters: &'a Counters,
-    helpers: &'a Helpers,
-    port: &'a Port,
-    limits: &'a Limits,
-    /// What marks towards the client carry.
-    descriptor: BorrowedFd<'a>,
-}
-
 /// What all shards share.
 #[derive(Clone)]
 pub(crate) struct Common {
@@ -173,36 +117,17 @@ pub(crate) struct Common {
 }
 
 pub(crate) struct Shard {
-    index: usize,
-    common: Common,
+    epoch: std::time::Instant,
     inbox: Receiver<ToShard>,
     poll: Poll,
     timer: OwnedFd,
     timer_set: Option<Instant>,
-    /// A descriptor of no meaning, for marks.
-    null: OwnedFd,
-    device: Box<dyn Device + Send>,
     device_ready: bool,
     receive_buffer: BytesMut,
     now: Instant,
-    flows: HashMap<FlowKey, Flow, FlowHash>,
-    sockets: Slab<TcpSocket>,
-    listeners: Slab<Listener>,
-    udp: Slab<UdpSocket>,
-    /// Listeners by port.
-    listening: HashMap<u16, Vec<usize>, FlowHash>,
-    /// UDP sockets by port.
-    udp_bound: HashMap<u16, Vec<usize>, FlowHash>,
-    timers: BTreeSet<(Instant, usize)>,
-    time_waits: BTreeSet<(Instant, u64)>,
-    time_wait_keys: HashMap<u64, FlowKey, FlowHash>,
-    turns: VecDeque<usize>,
-    reassembler: Reassembler,
-    pool: Pool,
-    output: Output,
-    next_generation: u32,
-    next_time_wait: u64,
-    next_port: u16,
+    engine: Engine<ShardHost>,
+    counters: Arc<Counters>,
+    index: usize,
     stopping: bool,
 }
 
@@ -247,36 +172,36 @@ impl Shard {
             rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
             rustix::fs::Mode::empty(),
         )?;
-        let hash = common.hash;
-        Ok(Shard {
+        let host = ShardHost {
+            device,
+            watch: poll.registry().try_clone()?,
+            registry: common.registry,
+            helpers: common.helpers,
+            ports: common.ports.clone(),
             index,
+            null: Arc::new(null),
+        };
+        let settings = Settings {
+            config: common.config,
+            counters: common.counters.clone(),
+            hash: common.hash,
+            isn: common.isn,
+            index,
+            engines: common.ports.len(),
+        };
+        Ok(Shard {
+            epoch: common.epoch,
             inbox,
             poll,
             timer,
             timer_set: None,
-            null,
-            output: Output::new(device.capabilities()),
-            device,
             device_ready: true,
             receive_buffer: BytesMut::new(),
             now: Instant::ZERO,
-            flows: HashMap::with_hasher(hash),
-            sockets: Slab::new(),
-            listeners: Slab::new(),
-            udp: Slab::new(),
-            listening: HashMap::with_hasher(hash),
-            udp_bound: HashMap::with_hasher(hash),
-            timers: BTreeSet::new(),
-            time_waits: BTreeSet::new(),
-            time_wait_keys: HashMap::with_hasher(hash),
-            turns: VecDeque::new(),
-            reassembler: Reassembler::new(FragmentLimits::default()),
-            pool: Pool::new(),
-            next_generation: 0,
-            next_time_wait: 0,
-            next_port: common.hash.owner((index, "first port"), 16_384) as u16,
+            engine: Engine::new(settings, host),
+            counters: common.counters,
+            index,
             stopping: false,
-            common,
         })
     }
 
@@ -301,25 +226,28 @@ impl Shard {
             }
             self.take_requests();
             self.read_device();
-            self.fire_timers();
-            self.give_turns();
+            self.tick();
+            self.engine.fire_timers(self.now);
+            self.engine.give_turns(self.now);
         }
-        self.end_all();
+        self.engine.end_all();
     }
 
     fn tick(&mut self) {
-        self.now = Instant::from_nanos(self.common.epoch.elapsed().as_nanos() as u64);
+        self.now = Instant::from_nanos(self.epoch.elapsed().as_nanos() as u64);
     }
 
     fn idle(&self) -> bool {
-        !self.device_ready && self.turns.is_empty() && self.inbox.is_empty()
+        !self.device_ready && self.engine.is_idle() && self.inbox.is_empty()
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let timeout = if self.idle() {
             self.set_timer();
             // A device within the process has no descriptor to wait on: it is looked at every millisecond.
-            self.device
+            self.engine
+                .host
+                .device
                 .fd()
                 .is_none()
                 .then_some(std::time::Duration::from_millis(1))
@@ -330,7 +258,7 @@ impl Shard {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             other => other?,
         }
-        if self.device.fd().is_none() {
+        if self.engine.host.device.fd().is_none() {
             self.device_ready = true;
         }
         Ok(())
@@ -338,18 +266,7 @@ impl Shard {
 
     /// Arms the timerfd for the earliest deadline.
     fn set_timer(&mut self) {
-        let next = [
-            self.timers.first().map(|(at, _)| *at),
-            self.time_waits.first().map(|(at, _)| *at),
-            self.reassembler.next_deadline(),
-            self.listeners
-                .iter()
-                .any(|(_, l)| l.must_retry())
-                .then(|| self.now + std::time::Duration::from_millis(5)),
-        ]
-        .into_iter()
-        .flatten()
-        .min();
+        let next = self.engine.next_deadline();
         if next == self.timer_set && next.is_none_or(|at| at > self.now) {
             return;
         }
@@ -378,30 +295,44 @@ impl Shard {
     fn on_client(&mut self, token: usize, event: &mio::event::Event) {
         let (index, kind) = ((token - 4) / 4, (token - 4) % 4);
         match kind {
-            TCP => {
-                let Some(socket) = self.sockets.get_mut(index) else {
-                    return;
-                };
-                if event.is_write_closed()
-                    && let Some(end) = &mut socket.end
-                {
-                    end.hung_up = true;
-                }
-                self.queue(index);
-            }
-            LISTENER => self.on_listener(index, event.is_read_closed() || event.is_write_closed()),
+            TCP => self.engine.on_client(index, event.is_write_closed()),
+            LISTENER => self
+                .engine
+                .on_listener(index, event.is_read_closed() || event.is_write_closed()),
             UDP => self.on_udp_client(index, event.is_read_closed() && event.is_write_closed()),
             _ => {}
         }
     }
 
-    fn queue(&mut self, index: usize) {
-        if let Some(socket) = self.sockets.get_mut(index)
-            && !socket.queued
-        {
-            socket.queued = true;
-            self.turns.push_back(index);
+    fn on_udp_client(&mut self, index: usize, closed: bool) {
+        match self.engine.udp_turn(self.now, index) {
+            UdpTurn::More => {
+                if let Some(end) = self.engine.udp_end(index) {
+                    self.engine.host.watch_again(&end.fd, index);
+                }
+            }
+            UdpTurn::Rest | UdpTurn::Closed if closed => self.engine.remove_udp(index),
+            UdpTurn::Rest | UdpTurn::Closed => {}
         }
+    }
+
+    fn connect(&mut self, request: ConnectRequest) -> Result<ClientEnd, Errno> {
+        let (id, (fd, cookie), local) = self.engine.connect(self.now, request)?;
+        Ok(ClientEnd {
+            id,
+            fd,
+            cookie,
+            local,
+        })
+    }
+
+    fn add_udp(&mut self, socket: UdpSocket<DatagramsEnd>) {
+        let index = self.engine.next_udp();
+        if let Err(errno) = self.engine.host.register(&socket.end.fd, UDP, index) {
+            tracing::error!("a UDP socket cannot be watched: {errno}");
+            return;
+        }
+        self.engine.add_udp(socket);
     }
 
     fn take_requests(&mut self) {
@@ -410,17 +341,16 @@ impl Shard {
                 return;
             };
             match message {
-                ToShard::Connect(request, reply) => self.connect(request, reply),
+                ToShard::Connect(request, reply) => reply(self.connect(request)),
                 ToShard::Listen(shared, end) => self.listen(shared, end),
                 ToShard::Udp(socket) => self.add_udp(*socket),
-                ToShard::Op(id, op, reply) => reply(self.act(id, op)),
-                ToShard::List(reply) => reply(self.list()),
-                ToShard::Packet(packet, offload) => self.on_packet(packet, offload),
+                ToShard::Op(id, op, reply) => reply(self.engine.act(self.now, id, op)),
+                ToShard::List(reply) => reply(self.engine.list()),
+                ToShard::Packet(packet, offload) => {
+                    self.engine.on_packet(self.now, packet, offload);
+                }
                 ToShard::Helped(id, file, helped) => {
-                    if let Some(index) = self.index_of(id) {
-                        self.sockets[index].emitter.helped(&file, helped);
-                        self.queue(index);
-                    }
+                    self.engine.on_helped(id, &file, helped);
                 }
                 ToShard::Stop => self.stopping = true,
             }
@@ -437,15 +367,15 @@ impl Shard {
                 self.receive_buffer.reserve(RECEIVE_CHUNK);
                 self.receive_buffer.resize(RECEIVE_CHUNK, 0);
             }
-            match self.device.receive(&mut self.receive_buffer) {
+            match self.engine.host.device.receive(&mut self.receive_buffer) {
                 Ok((n, offload)) => {
-                    self.common.counters.packets_in.add(1);
+                    self.counters.packets_in.add(1);
                     let packet = if n < COPY_BELOW {
                         BytesMut::from(&self.receive_buffer[..n])
                     } else {
                         self.receive_buffer.split_to(n)
                     };
-                    self.on_packet(packet, offload);
+                    self.engine.on_packet(self.now, packet, offload);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.device_ready = false
@@ -455,185 +385,6 @@ impl Shard {
                     tracing::error!("reading the device failed: {error}");
                     self.device_ready = false;
                 }
-            }
-        }
-    }
-
-    fn fire_timers(&mut self) {
-        self.tick();
-        while let Some(&(at, index)) = self.timers.first()
-            && at <= self.now
-        {
-            self.timers.pop_first();
-            if let Some(socket) = self.sockets.get_mut(index) {
-                socket.armed = None;
-                let events = socket.connection.on_timer(self.now);
-                self.on_events(index, events);
-            }
-        }
-        while let Some(&(at, number)) = self.time_waits.first()
-            && at <= self.now
-        {
-            self.time_waits.pop_first();
-            let Some(key) = self.time_wait_keys.remove(&number) else {
-                continue;
-            };
-            match self.flows.get(&key) {
-                // A late segment may have started the wait over.
-                Some(Flow::TimeWait(wait)) if wait.deadline() > self.now => {
-                    self.time_waits.insert((wait.deadline(), number));
-                    self.time_wait_keys.insert(number, key);
-                }
-                Some(Flow::TimeWait(_)) => {
-                    self.flows.remove(&key);
-                }
-                _ => {}
-            }
-        }
-        let expired = self.reassembler.expire(self.now);
-        self.common.counters.fragments_dropped.add(expired as u64);
-        self.retry_listeners();
-    }
-
-    fn give_turns(&mut self) {
-        for _ in 0..self.turns.len() {
-            let Some(index) = self.turns.pop_front() else {
-                return;
-            };
-            let Some(socket) = self.sockets.get_mut(index) else {
-                continue;
-            };
-            socket.queued = false;
-            let mut cx = Cx {
-                pool: &mut self.pool,
-                output: &mut self.output,
-                device: &mut *self.device,
-                counters: &self.common.counters,
-                helpers: &self.common.helpers,
-                port: &self.common.ports[self.index],
-                limits: &self.common.config.limits,
-                descriptor: self.null.as_fd(),
-            };
-            let turn = socket.turn(self.now, &mut cx);
-            if socket.connection_done {
-                let key = socket.key;
-                self.forget_flow(&key, index);
-            }
-            self.rearm(index);
-            match turn {
-                Turn::Rest => {}
-                Turn::Again => self.queue(index),
-                Turn::Finished => self.remove(index),
-            }
-        }
-    }
-
-    fn rearm(&mut self, index: usize) {
-        let Some(socket) = self.sockets.get_mut(index) else {
-            return;
-        };
-        let wanted = if socket.connection_done {
-            None
-        } else {
-            socket.connection.deadline()
-        };
-        if wanted != socket.armed {
-            if let Some(at) = socket.armed {
-                self.timers.remove(&(at, index));
-            }
-            if let Some(at) = wanted {
-                self.timers.insert((at, index));
-            }
-            socket.armed = wanted;
-        }
-    }
-
-    /// Takes a connection that is over out of the flow table; a client that has not read everything yet keeps the rest.
-    fn forget_flow(&mut self, key: &FlowKey, index: usize) {
-        if matches!(self.flows.get(key), Some(Flow::Socket(at)) if *at == index) {
-            self.flows.remove(key);
-        }
-    }
-
-    /// A socket is done with: connection over, and the client told or gone.
-    fn remove(&mut self, index: usize) {
-        let Some(mut socket) = self.sockets.try_remove(index) else {
-            return;
-        };
-        if let Some(at) = socket.armed {
-            self.timers.remove(&(at, index));
-        }
-        self.forget_flow(&socket.key, index);
-        socket.emitter.abandon(&mut self.pool);
-        if socket.emitter.sealer().is_some() {
-            self.common.counters.curr_tx.sub(1);
-        }
-        if socket.intake.opener().is_some() {
-            self.common.counters.curr_rx.sub(1);
-        }
-        if let Some(listener) = socket.listener {
-            self.forget_half_open(listener);
-        }
-        if let Some(end) = socket.end.take() {
-            self.close_end(&end, socket.reason);
-        }
-    }
-
-    fn close_end(&mut self, end: &End, reason: Reason) {
-        let _ = self
-            .poll
-            .registry()
-            .deregister(&mut SourceFd(&end.fd.as_raw_fd()));
-        let reason = if reason == Reason::Open {
-            Reason::Aborted
-        } else {
-            reason
-        };
-        self.common
-            .registry
-            .remove(end.cookie, (!end.hung_up).then_some(reason));
-    }
-
-    fn register(&self, fd: &OwnedFd, kind: usize, index: usize) -> Result<(), Errno> {
-        self.poll
-            .registry()
-            .register(
-                &mut SourceFd(&fd.as_raw_fd()),
-                token(kind, index),
-                Interest::READABLE | Interest::WRITABLE,
-            )
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOMEM))
-    }
-
-    fn new_id(&mut self, index: usize) -> SocketId {
-        self.next_generation = (self.next_generation + 1) & 0xff_ffff;
-        SocketId((self.index as u64) << 56 | u64::from(self.next_generation) << 32 | index as u64)
-    }
-
-    fn index_of(&self, id: SocketId) -> Option<usize> {
-        let index = (id.0 & 0xffff_ffff) as usize;
-        self.sockets
-            .get(index)
-            .filter(|socket| socket.id == id)
-            .map(|_| index)
-    }
-
-    fn end_all(&mut self) {
-        let now = self.now;
-        for (_, socket) in &mut self.sockets {
-            if !socket.connection_done {
-                socket.connection.abort();
-                let mut cx = Cx {
-                    pool: &mut self.pool,
-                    output: &mut self.output,
-                    device: &mut *self.device,
-                    counters: &self.common.counters,
-                    helpers: &self.common.helpers,
-                    port: &self.common.ports[self.index],
-                    limits: &self.common.config.limits,
-                    descriptor: self.null.as_fd(),
-                };
-                socket.turn(now, &mut cx);
             }
         }
     }

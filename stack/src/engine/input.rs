@@ -1,7 +1,8 @@
 //! A packet's way from the device to its socket.
 
 use super::output::Path;
-use super::{Flow, Shard, ToShard};
+use super::{Engine, Flow, Host};
+use crate::clock::Instant;
 use crate::device::{Offload, checksum};
 use crate::fragment::Outcome;
 use crate::packet::{self, Drop, Parsed};
@@ -11,10 +12,11 @@ use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet};
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 
-impl Shard {
-    /// One IP packet from the device, or forwarded by another shard.
-    pub(super) fn on_packet(&mut self, packet: BytesMut, offload: Offload) {
-        let counters = self.common.counters.clone();
+impl<H: Host> Engine<H> {
+    /// One IP packet from the device, or forwarded by another engine.
+    pub(crate) fn on_packet(&mut self, now: Instant, packet: BytesMut, offload: Offload) {
+        self.now = now;
+        let counters = self.settings.counters.clone();
         let (packet, offload) = match self.reassembler.push(self.now, &packet) {
             Outcome::NotFragment => (packet, offload),
             Outcome::Pending => return,
@@ -54,16 +56,21 @@ impl Shard {
 
     /// Whether an address is the stack's.
     pub(super) fn is_ours(&self, address: IpAddr) -> bool {
-        self.common
+        self.settings
             .config
             .addresses
             .iter()
             .any(|(ours, _)| *ours == address)
     }
 
-    /// Forwards a packet to its owner. True when this shard is not it.
-    pub(super) fn forwarded(&self, owner: usize, packet: &mut BytesMut, offload: Offload) -> bool {
-        if owner == self.index {
+    /// Forwards a packet to its owner. True when this engine is not it.
+    pub(super) fn forwarded(
+        &mut self,
+        owner: usize,
+        packet: &mut BytesMut,
+        offload: Offload,
+    ) -> bool {
+        if owner == self.settings.index {
             return false;
         }
         let packet = std::mem::take(packet);
@@ -71,29 +78,26 @@ impl Shard {
             verified: true,
             ..offload
         };
-        if self.common.ports[owner]
-            .try_send(ToShard::Packet(packet, offload))
-            .is_err()
-        {
-            self.common.counters.forward_full.add(1);
+        if !self.host.forward(owner, packet, offload) {
+            self.settings.counters.forward_full.add(1);
         }
         true
     }
 
     fn on_tcp(&mut self, parsed: Parsed, mut packet: BytesMut, offload: Offload) {
         let Ok(mut segment) = Segment::parse(&packet[parsed.transport..parsed.end]) else {
-            return self.common.counters.malformed.add(1);
+            return self.settings.counters.malformed.add(1);
         };
         segment.ecn_ce = parsed.ecn_ce;
         let key = FlowKey {
             local: SocketAddr::new(parsed.dst, segment.dst_port),
             remote: SocketAddr::new(parsed.src, segment.src_port),
         };
-        let owner = self.common.hash.owner(key, self.common.ports.len());
+        let owner = self.settings.hash.owner(key, self.settings.engines);
         if self.forwarded(owner, &mut packet, offload) {
             return;
         }
-        self.common
+        self.settings
             .counters
             .tcp_bytes_in
             .add(segment.payload_len as u64);
@@ -124,7 +128,7 @@ impl Shard {
     /// Answers a segment that belongs to nothing with a reset.
     pub(super) fn refuse(&mut self, key: &FlowKey, segment: &Segment) {
         if let Some(reset) = reset_for(segment) {
-            self.common.counters.resets_out.add(1);
+            self.settings.counters.resets_out.add(1);
             self.send_alone(key, &reset);
         }
     }
@@ -139,8 +143,8 @@ impl Shard {
             &path,
             segment,
             &[],
-            &mut *self.device,
-            &self.common.counters,
+            self.host.device(),
+            &self.settings.counters,
         );
     }
 
@@ -149,7 +153,7 @@ impl Shard {
         let Some(socket) = self.sockets.get_mut(index) else {
             return;
         };
-        socket.on_events(events, &self.common.counters);
+        socket.on_events(events, &self.settings.counters);
         if events.contains(Events::TIME_WAIT) {
             let wait = socket.connection.into_time_wait();
             socket.connection_done = true;
@@ -169,10 +173,10 @@ impl Shard {
     fn on_icmpv4(&mut self, parsed: Parsed, packet: &[u8]) {
         let message = &packet[parsed.transport..parsed.end];
         let Ok(icmp) = Icmpv4Packet::new_checked(message) else {
-            return self.common.counters.malformed.add(1);
+            return self.settings.counters.malformed.add(1);
         };
         if !icmp.verify_checksum() {
-            return self.common.counters.bad_checksum.add(1);
+            return self.settings.counters.bad_checksum.add(1);
         }
         match icmp.msg_type() {
             Icmpv4Message::EchoRequest => {
@@ -195,7 +199,7 @@ impl Shard {
     fn on_icmpv6(&mut self, parsed: Parsed, packet: &[u8]) {
         let message = &packet[parsed.transport..parsed.end];
         let Ok(icmp) = Icmpv6Packet::new_checked(message) else {
-            return self.common.counters.malformed.add(1);
+            return self.settings.counters.malformed.add(1);
         };
         match icmp.msg_type() {
             Icmpv6Message::EchoRequest => {
@@ -265,7 +269,7 @@ impl Shard {
     }
 
     fn send_icmp(&mut self, request: Parsed, protocol: u8, message: &[u8]) {
-        if message.len() + 40 > self.device.capabilities().mtu {
+        if message.len() + 40 > self.host.device().capabilities().mtu {
             return self.send_fragmented(request.dst, request.src, protocol, message);
         }
         self.output.datagram(
@@ -273,8 +277,8 @@ impl Shard {
             request.src,
             protocol,
             &[IoSlice::new(message)],
-            &mut *self.device,
-            &self.common.counters,
+            self.host.device(),
+            &self.settings.counters,
         );
     }
 }

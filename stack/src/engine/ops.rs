@@ -1,7 +1,8 @@
 //! Requests that act on one socket, with the errors and the order of checks of Linux's `setsockopt`.
 
-use super::Shard;
 use super::listener::keep_alive;
+use super::{AcceptEnd, Engine, Host};
+use crate::clock::Instant;
 use crate::handle::{Direction, SocketId, SocketOp, SocketReply};
 use crate::socket_info::SocketInfo;
 use crate::tcp::State;
@@ -9,28 +10,36 @@ use rustix::io::Errno;
 use uktls_record::crypto_info::CryptoInfo;
 use uktls_record::suite::ProtocolVersion;
 
-impl Shard {
-    pub(super) fn list(&self) -> Vec<SocketInfo> {
+impl<H: Host> Engine<H> {
+    pub(crate) fn list(&self) -> Vec<SocketInfo> {
         let tcp = self
             .sockets
             .iter()
-            .map(|(_, socket)| socket.info(self.index));
-        // Every shard knows every listener; the one that its number names tells of it.
+            .map(|(_, socket)| socket.info(self.settings.index));
+        // Every engine knows every listener; the one that its number names tells of it.
         let listeners = self
             .listeners
             .iter()
-            .filter(|(_, listener)| listener.shared.id.shard() == self.index)
-            .map(|(_, listener)| listener.info(self.index));
-        let udp = self.udp.iter().map(|(_, socket)| socket.info(self.index));
+            .filter(|(_, listener)| listener.end.listening().id.shard() == self.settings.index)
+            .map(|(_, listener)| listener.info(self.settings.index));
+        let udp = self
+            .udp
+            .iter()
+            .map(|(_, socket)| socket.info(self.settings.index));
         tcp.chain(listeners).chain(udp).collect()
     }
 
-    pub(super) fn act(&mut self, id: SocketId, op: SocketOp) -> Result<SocketReply, Errno> {
+    pub(crate) fn act(
+        &mut self,
+        now: Instant,
+        id: SocketId,
+        op: SocketOp,
+    ) -> Result<SocketReply, Errno> {
+        self.now = now;
         let Some(index) = self.index_of(id) else {
             return self.act_on_others(id, &op);
         };
-        let now = self.now;
-        let counters = self.common.counters.clone();
+        let counters = self.settings.counters.clone();
         let socket = &mut self.sockets[index];
         let reply = match op {
             SocketOp::SetUlp => {
@@ -151,7 +160,7 @@ impl Shard {
                 }
                 SocketReply::Done
             }
-            SocketOp::Info => SocketReply::Info(Box::new(socket.info(self.index))),
+            SocketOp::Info => SocketReply::Info(Box::new(socket.info(self.settings.index))),
             SocketOp::Abort => {
                 socket.abort(crate::socket_info::Reason::Aborted);
                 SocketReply::Done
@@ -166,11 +175,11 @@ impl Shard {
         let listener = self
             .listeners
             .iter()
-            .find(|(_, listener)| listener.shared.id == id);
+            .find(|(_, listener)| listener.end.listening().id == id);
         let udp = self.udp.iter().find(|(_, socket)| socket.id == id);
         let info = match (listener, udp) {
-            (Some((_, listener)), _) => listener.info(self.index),
-            (_, Some((_, socket))) => socket.info(self.index),
+            (Some((_, listener)), _) => listener.info(self.settings.index),
+            (_, Some((_, socket))) => socket.info(self.settings.index),
             _ => return Err(Errno::BADF),
         };
         match op {

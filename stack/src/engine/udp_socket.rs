@@ -1,48 +1,45 @@
-//! UDP sockets: a message on the client's end is one datagram, with the peer's address in front.
+//! UDP sockets: one datagram a message, with the peer's address.
 
-use super::{Shard, UDP};
-use crate::address::{self, ADDRESS_LEN};
+use super::{Datagram, DatagramEnd, Engine, Host};
+use crate::clock::Instant;
 use crate::device::{Offload, checksum};
 use crate::fragment::fragment;
 use crate::handle::SocketId;
 use crate::packet::{self, MAX_IP_HEADER, Parsed};
-use crate::registry::{Registry, Transport};
 use crate::socket_info::{Reason, SocketInfo, SocketKind};
 use bytes::BytesMut;
-use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, sendmsg};
 use smoltcp::wire::UdpPacket;
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 /// Largest UDP payload over IPv4: 65,535 less 20 and 8.
-const MAX_PAYLOAD: usize = 65_507;
+const MAX_UDP_PAYLOAD: usize = 65_507;
 const UDP_HEADER: usize = 8;
 /// Datagrams sent for one socket before others get their turn.
 const PER_TURN: usize = 64;
 
-/// A UDP socket. It is made by the front door and lives in the shard that its port hashes to.
+/// A UDP socket. It lives in the engine that its port hashes to.
 #[derive(Debug)]
-pub(crate) struct UdpSocket {
+pub(crate) struct UdpSocket<D> {
     pub(crate) id: SocketId,
     pub(crate) uid: u32,
     pub(crate) local: SocketAddr,
     pub(crate) remote: Option<SocketAddr>,
-    pub(crate) cookie: u64,
-    pub(crate) end: OwnedFd,
-    pub(crate) registry: Arc<Registry>,
+    pub(crate) end: D,
 }
 
-impl Drop for UdpSocket {
-    fn drop(&mut self) {
-        self.registry.free(Transport::Udp, self.local);
-        self.registry.remove(self.cookie, None);
-    }
+/// What is left to do after a UDP socket's turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UdpTurn {
+    /// Nothing until the client has something.
+    Rest,
+    /// The client has more.
+    More,
+    /// The client is gone.
+    Closed,
 }
 
-impl UdpSocket {
+impl<D> UdpSocket<D> {
     /// What `uktls stat` shows.
     pub(super) fn info(&self, shard: usize) -> SocketInfo {
         SocketInfo {
@@ -64,28 +61,33 @@ impl UdpSocket {
     }
 }
 
-impl Shard {
-    pub(super) fn add_udp(&mut self, socket: UdpSocket) {
-        let index = self.udp.vacant_key();
-        if let Err(errno) = self.register(&socket.end, UDP, index) {
-            tracing::error!("a UDP socket cannot be watched: {errno}");
-            return;
-        }
-        self.udp_bound
-            .entry(socket.local.port())
-            .or_default()
-            .push(index);
-        self.udp.insert(socket);
+impl<H: Host> Engine<H> {
+    /// Takes a UDP socket, and gives its number in this engine.
+    pub(crate) fn add_udp(&mut self, socket: UdpSocket<H::Datagrams>) -> usize {
+        let port = socket.local.port();
+        let index = self.udp.insert(socket);
+        self.udp_bound.entry(port).or_default().push(index);
+        index
+    }
+
+    /// The number that the next UDP socket will have.
+    pub(crate) fn next_udp(&self) -> usize {
+        self.udp.vacant_key()
+    }
+
+    /// A UDP socket's client end.
+    pub(crate) fn udp_end(&self, index: usize) -> Option<&H::Datagrams> {
+        self.udp.get(index).map(|socket| &socket.end)
     }
 
     /// A datagram for a socket, or for nobody.
     pub(super) fn on_udp(&mut self, parsed: Parsed, mut packet: BytesMut, offload: Offload) {
         let Ok(udp) = UdpPacket::new_checked(&packet[parsed.transport..parsed.end]) else {
-            return self.common.counters.malformed.add(1);
+            return self.settings.counters.malformed.add(1);
         };
         let (from, to) = (udp.src_port(), udp.dst_port());
         let payload = parsed.transport + UDP_HEADER..parsed.transport + usize::from(udp.len());
-        let owner = self.common.hash.owner(to, self.common.ports.len());
+        let owner = self.settings.hash.owner(to, self.settings.engines);
         if self.forwarded(owner, &mut packet, offload) {
             return;
         }
@@ -98,110 +100,73 @@ impl Shard {
             .get(&to)
             .map(Vec::as_slice)
             .unwrap_or_default();
-        let fits = |socket: &UdpSocket| {
+        let fits = |socket: &UdpSocket<H::Datagrams>| {
             let local = socket.local.ip();
             (local == dst.ip() || (local.is_unspecified() && local.is_ipv4() == dst.is_ipv4()))
                 && socket.remote.is_none_or(|remote| remote == src)
         };
-        let Some(socket) = bound
-            .iter()
-            .map(|&index| &self.udp[index])
-            .find(|socket| fits(socket))
-        else {
+        let Some(index) = bound.iter().copied().find(|&index| fits(&self.udp[index])) else {
             return;
         };
-        let sent = sendmsg(
-            &socket.end,
-            &[
-                IoSlice::new(&address::encode(src)),
-                IoSlice::new(&packet[payload]),
-            ],
-            &mut SendAncillaryBuffer::default(),
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-        );
-        if sent.is_err() {
-            self.common.counters.udp_full.add(1);
+        if !self.udp[index].end.deliver(src, &packet[payload]) {
+            self.settings.counters.udp_full.add(1);
         }
     }
 
-    /// A client's end became readable, or was closed.
-    pub(super) fn on_udp_client(&mut self, index: usize, closed: bool) {
-        let mut buffer = vec![0; ADDRESS_LEN + MAX_PAYLOAD + 1];
+    /// Sends what a UDP socket's client wants sent, up to a bound.
+    pub(crate) fn udp_turn(&mut self, now: Instant, index: usize) -> UdpTurn {
+        self.now = now;
+        // Room for the address in front, and for a byte too many to be seen.
+        let mut buffer = std::mem::take(&mut self.udp_buffer);
+        buffer.resize(crate::address::ADDRESS_LEN + MAX_UDP_PAYLOAD + 1, 0);
+        let turn = self.send_datagrams(index, &mut buffer);
+        self.udp_buffer = buffer;
+        turn
+    }
+
+    fn send_datagrams(&mut self, index: usize, buffer: &mut [u8]) -> UdpTurn {
         for _ in 0..PER_TURN {
-            let Some(socket) = self.udp.get(index) else {
-                return;
+            let Some(socket) = self.udp.get_mut(index) else {
+                return UdpTurn::Rest;
             };
-            match rustix::net::recv(&socket.end, &mut buffer[..], RecvFlags::DONTWAIT) {
-                Ok((_, 0)) => break,
-                Ok((_, n)) => {
-                    let Some(peer) = address::decode(&buffer[..n]) else {
-                        continue;
-                    };
-                    let remote = match socket.remote {
-                        Some(remote) if peer.port() == 0 => remote,
-                        _ => peer,
-                    };
-                    let local = socket.local;
-                    self.send_udp(local, remote, &buffer[ADDRESS_LEN..n]);
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    if closed {
-                        break;
+            match socket.end.pull(buffer) {
+                Datagram::To(peer, payload) => {
+                    let (local, connected) = (socket.local, socket.remote);
+                    if let Some(remote) = peer.or(connected) {
+                        self.send_udp(local, remote, &buffer[payload]);
                     }
-                    return;
                 }
-                Err(_) => break,
+                Datagram::Malformed => {}
+                Datagram::Empty => return UdpTurn::Rest,
+                Datagram::Closed => return UdpTurn::Closed,
             }
         }
-        let more = self
-            .udp
-            .get(index)
-            .is_some_and(|socket| crate::emit::source::waiting(&socket.end) > 0);
-        if more {
-            // Edge-triggered readiness would not come again: ask for it.
-            if let Some(socket) = self.udp.get(index) {
-                let fd = socket.end.as_raw_fd();
-                let _ = self.poll.registry().reregister(
-                    &mut mio::unix::SourceFd(&fd),
-                    super::token(UDP, index),
-                    mio::Interest::READABLE | mio::Interest::WRITABLE,
-                );
-            }
-            return;
-        }
-        if closed {
-            self.remove_udp(index);
+        match self.udp.get(index) {
+            Some(socket) if socket.end.has_more() => UdpTurn::More,
+            _ => UdpTurn::Rest,
         }
     }
 
-    fn remove_udp(&mut self, index: usize) {
+    /// A UDP socket's client is gone.
+    pub(crate) fn remove_udp(&mut self, index: usize) {
         let Some(socket) = self.udp.try_remove(index) else {
             return;
         };
-        let _ = self
-            .poll
-            .registry()
-            .deregister(&mut mio::unix::SourceFd(&socket.end.as_raw_fd()));
-        if let Some(indices) = self.udp_bound.get_mut(&socket.local.port()) {
+        let port = socket.local.port();
+        if let Some(indices) = self.udp_bound.get_mut(&port) {
             indices.retain(|&at| at != index);
             if indices.is_empty() {
-                self.udp_bound.remove(&socket.local.port());
+                self.udp_bound.remove(&port);
             }
         }
+        self.host.close_datagrams(socket.end);
     }
 
     fn send_udp(&mut self, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
         let src = match local.ip() {
             ip if !ip.is_unspecified() => ip,
-            _ => match self
-                .common
-                .config
-                .addresses
-                .iter()
-                .find(|(ip, _)| ip.is_ipv4() == remote.is_ipv4())
-            {
-                Some((ip, _)) => *ip,
+            _ => match self.source_for(remote.ip()) {
+                Some(ip) => ip,
                 None => return,
             },
         };
@@ -223,7 +188,7 @@ impl Shard {
         let sum = sum.checksum_not_zero();
         datagram[6..8].copy_from_slice(&sum.to_be_bytes());
         let ip_len = if src.is_ipv4() { 20 } else { 40 };
-        if ip_len + len > self.device.capabilities().mtu {
+        if ip_len + len > self.host.device().capabilities().mtu {
             return self.send_fragmented(src, remote.ip(), packet::UDP, &datagram);
         }
         self.output.datagram(
@@ -231,8 +196,8 @@ impl Shard {
             remote.ip(),
             packet::UDP,
             &[IoSlice::new(&datagram)],
-            &mut *self.device,
-            &self.common.counters,
+            self.host.device(),
+            &self.settings.counters,
         );
     }
 
@@ -264,7 +229,7 @@ impl Shard {
             let sum = checksum::checksum(&ip[..20]);
             ip[10..12].copy_from_slice(&sum.to_be_bytes());
         }
-        let mtu = self.device.capabilities().mtu;
+        let mtu = self.host.device().capabilities().mtu;
         match fragment(
             &ip[..ip_len],
             &[IoSlice::new(datagram)],
@@ -273,9 +238,14 @@ impl Shard {
         ) {
             Ok(fragments) => {
                 for packet in fragments {
-                    self.common.counters.packets_out.add(1);
-                    if self.device.send(&Offload::NONE, &packet, &[]).is_err() {
-                        self.common.counters.device_full.add(1);
+                    self.settings.counters.packets_out.add(1);
+                    if self
+                        .host
+                        .device()
+                        .send(&Offload::NONE, &packet, &[])
+                        .is_err()
+                    {
+                        self.settings.counters.device_full.add(1);
                     }
                 }
             }

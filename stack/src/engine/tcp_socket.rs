@@ -1,16 +1,13 @@
 //! A TCP socket: a connection, the emission path before it, the intake behind it, and the client's end.
 
-use super::Cx;
 use super::output::{Output, Path};
+use super::{ClientEnd, Cx, Host};
 use crate::clock::Instant;
 use crate::emit::emitter::{Emitter, Filled};
 use crate::handle::{SocketId, SocketOptions};
 use crate::ingress::{Flushed, Intake};
 use crate::socket_info::{KeyInfo, Reason, SocketInfo, SocketKind};
 use crate::tcp::{Connection, Events, FlowKey, State};
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, Shutdown};
 
 /// Bytes that are sealed before they are sent: what two super-segments hold, so that it is all still in the cache.
 const BATCH: usize = 128 * 1024;
@@ -19,24 +16,20 @@ const TURN: usize = 512 * 1024;
 /// Below this congestion window, in segments, and for this many bytes after idle, the adaptive layout sends records of one segment.
 const ADAPTIVE_START: u64 = 64 * 1024;
 
-/// The client's end of a socket as the stack holds it.
+/// The client's end of a socket as the engine holds it.
 #[derive(Debug)]
-pub(super) struct End {
-    /// Our side of the socket pair.
-    pub(super) fd: OwnedFd,
-    /// Cookie of the client's side.
-    pub(super) cookie: u64,
+pub(super) struct End<E> {
+    pub(super) end: E,
     /// The client closed its last copy.
     pub(super) hung_up: bool,
     /// We told the client that nothing more comes.
     shut: bool,
 }
 
-impl End {
-    pub(super) fn new(fd: OwnedFd, cookie: u64) -> End {
+impl<E> End<E> {
+    pub(super) fn new(end: E) -> End<E> {
         End {
-            fd,
-            cookie,
+            end,
             hung_up: false,
             shut: false,
         }
@@ -55,7 +48,7 @@ pub(super) enum Turn {
 }
 
 #[derive(Debug)]
-pub(super) struct TcpSocket {
+pub(super) struct TcpSocket<E> {
     pub(super) id: SocketId,
     pub(super) uid: u32,
     pub(super) key: FlowKey,
@@ -64,14 +57,12 @@ pub(super) struct TcpSocket {
     pub(super) connection_done: bool,
     pub(super) emitter: Emitter,
     pub(super) intake: Intake,
-    pub(super) end: Option<End>,
+    pub(super) end: Option<End<E>>,
     /// The listener it came from, until it is accepted.
     pub(super) listener: Option<usize>,
     pub(super) options: SocketOptions,
     pub(super) ulp: bool,
     pub(super) established: bool,
-    /// Bytes on a connecting socket's end that keep it unwritable, and mean nothing.
-    pub(super) filler: usize,
     pub(super) reason: Reason,
     pub(super) armed: Option<Instant>,
     pub(super) queued: bool,
@@ -81,14 +72,14 @@ pub(super) struct TcpSocket {
     last_sent: Instant,
 }
 
-impl TcpSocket {
+impl<E: ClientEnd> TcpSocket<E> {
     pub(super) fn new(
         id: SocketId,
         uid: u32,
         key: FlowKey,
         connection: Connection,
         options: SocketOptions,
-    ) -> TcpSocket {
+    ) -> TcpSocket<E> {
         TcpSocket {
             id,
             uid,
@@ -102,7 +93,6 @@ impl TcpSocket {
             options,
             ulp: false,
             established: false,
-            filler: 0,
             reason: Reason::Open,
             armed: None,
             queued: false,
@@ -116,8 +106,8 @@ impl TcpSocket {
     pub(super) fn on_events(&mut self, events: Events, counters: &crate::counters::Counters) {
         if events.contains(Events::ESTABLISHED) {
             self.established = true;
-            if let Some(end) = &self.end {
-                drain_filler(&end.fd, std::mem::take(&mut self.filler));
+            if let Some(end) = &mut self.end {
+                end.end.connected();
                 counters.connected.add(1);
             }
         }
@@ -145,7 +135,7 @@ impl TcpSocket {
     }
 
     /// Moves whatever can be moved, both ways.
-    pub(super) fn turn(&mut self, now: Instant, cx: &mut Cx<'_>) -> Turn {
+    pub(super) fn turn<H: Host>(&mut self, now: Instant, cx: &mut Cx<'_, H>) -> Turn {
         if !self.established && self.end.as_ref().is_some_and(|end| end.hung_up) {
             // The client gave up connecting.
             self.abort(Reason::Aborted);
@@ -169,7 +159,7 @@ impl TcpSocket {
     }
 
     /// Stream to client.
-    fn receive(&mut self, cx: &mut Cx<'_>) {
+    fn receive<H: Host>(&mut self, cx: &mut Cx<'_, H>) {
         let Some(end) = &mut self.end else {
             if self.listener.is_none() {
                 // Nobody will ever read it.
@@ -198,7 +188,7 @@ impl TcpSocket {
             if !took && self.intake.is_idle() && self.intake.failed().is_none() {
                 break;
             }
-            let (flushed, credit) = self.intake.flush(end.fd.as_fd(), cx.descriptor);
+            let (flushed, credit) = self.intake.flush(&mut end.end);
             if credit > 0 {
                 self.connection.consumed(credit);
             }
@@ -221,12 +211,12 @@ impl TcpSocket {
                 };
             }
             end.shut = true;
-            let _ = rustix::net::shutdown(&end.fd, Shutdown::Write);
+            end.end.finish();
         }
     }
 
     /// Client to stream. True when there is more and others should have their turn.
-    fn send(&mut self, now: Instant, cx: &mut Cx<'_>) -> bool {
+    fn send<H: Host>(&mut self, now: Instant, cx: &mut Cx<'_, H>) -> bool {
         let mut sent = 0;
         loop {
             if self.finished_sending {
@@ -240,16 +230,18 @@ impl TcpSocket {
                 return sent >= TURN;
             }
             self.lay_out(now);
-            let Some(end) = &self.end else { return false };
+            let Some(end) = &mut self.end else {
+                return false;
+            };
             let hung_up = end.hung_up;
             let before = (self.emitter.arena.end(), self.emitter.records());
-            let filled = self.emitter.fill(end.fd.as_fd(), cx.pool, room.min(BATCH));
+            let filled = self.emitter.fill(&mut end.end, cx.pool, room.min(BATCH));
             let appended = (self.emitter.arena.end() - before.0) as usize;
             cx.counters
                 .records_sealed
                 .add(self.emitter.records() - before.1);
             if let Some(job) = self.emitter.take_job() {
-                cx.helpers.submit(self.uid, self.id, job, cx.port.clone());
+                cx.host.help(self.uid, self.id, job);
             }
             if appended > 0 {
                 self.connection
@@ -310,25 +302,30 @@ impl TcpSocket {
     }
 
     /// Sends every segment that TCP wants to send.
-    fn transmit(&mut self, now: Instant, cx: &mut Cx<'_>) {
+    fn transmit<H: Host>(&mut self, now: Instant, cx: &mut Cx<'_, H>) {
         while let Some(segment) = self.connection.transmit(now) {
             let path = Path {
                 local: self.key.local,
                 remote: self.key.remote,
             };
-            cx.output
-                .tcp(&path, &segment, &self.emitter.arena, cx.device, cx.counters);
+            cx.output.tcp(
+                &path,
+                &segment,
+                &self.emitter.arena,
+                cx.host.device(),
+                cx.counters,
+            );
         }
     }
 
     /// The connection is gone: hands over what the client may still have, then lets it know.
-    fn settle(&mut self, cx: &mut Cx<'_>) -> Turn {
+    fn settle<H: Host>(&mut self, cx: &mut Cx<'_, H>) -> Turn {
         self.emitter.abandon(cx.pool);
-        let Some(end) = &self.end else {
+        let Some(end) = &mut self.end else {
             return Turn::Finished;
         };
         if self.established && !end.hung_up {
-            let (flushed, _) = self.intake.flush(end.fd.as_fd(), cx.descriptor);
+            let (flushed, _) = self.intake.flush(&mut end.end);
             if flushed == Flushed::Blocked {
                 return Turn::Rest;
             }
@@ -363,21 +360,6 @@ impl TcpSocket {
             records: (self.emitter.records(), self.intake.records()),
             reason: self.reason,
             memory: self.emitter.arena.memory() + self.intake.memory(),
-        }
-    }
-}
-
-/// Takes the filler off a connecting socket's end, and not a byte more: the client may write as soon as three quarters
-/// are gone.
-fn drain_filler(end: &OwnedFd, mut left: usize) {
-    let mut scratch = [0; 16 * 1024];
-    while left > 0 {
-        let piece = left.min(scratch.len());
-        match rustix::net::recv(end, &mut scratch[..piece], RecvFlags::DONTWAIT) {
-            Ok((_, n)) if n > 0 => left -= n,
-            Err(Errno::INTR) => {}
-            // The client has closed; what it left unread goes with it.
-            _ => break,
         }
     }
 }

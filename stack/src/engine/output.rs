@@ -14,7 +14,7 @@ pub(super) struct Path {
     pub(super) remote: SocketAddr,
 }
 
-/// The packet builder of a shard.
+/// The packet builder of an engine.
 #[derive(Debug)]
 pub(super) struct Output {
     capabilities: Capabilities,

@@ -8,11 +8,20 @@
 //! | [`damage`] | flipped bits with and without repaired checksums, congestion marks |
 //! | [`fault`] | targeted faults: by address, flag, content type, record, epoch |
 //! | [`records`] | where TLS and DTLS records begin in passing packets |
+//! | [`invariant`] | what must hold in every run, checked on every packet |
+//! | [`decode`] | a packet as a readable line |
 
 pub mod damage;
+pub mod decode;
 pub mod distribution;
 pub mod fault;
+pub mod invariant;
 pub mod link;
+#[cfg(test)]
+mod packets;
 pub mod random;
 pub mod records;
 mod source;
+mod trace;
+
+pub use trace::Journal;

@@ -1,0 +1,606 @@
+//! What must hold in every run, checked on every packet and event of it, always.
+//!
+//! | invariant | how it is checked |
+//! | --- | --- |
+//! | no (key, nonce) protects two plaintexts | every seal reports its nonce; ranges of used nonces a key |
+//! | a retransmitted range is byte-identical | what is in flight is kept and compared, whatever the boundaries of the segments |
+//! | no plaintext behind the switch to keys | everything sent behind it must have been sealed, and must read as records |
+//! | nothing delivered before its tag is verified | bytes out may not exceed the bytes of opened records; and they are the bytes that went in, forged packets or not |
+//! | bytes in = bytes out + in flight | what programs hand in is kept until the other end hands it out, and compared |
+//!
+//! The [`Checker`] believes packets, not the stack: it reads the headers itself. What packets cannot tell, the stack reports by a handful of calls
+//! ([`keys_in_force`](Checker::keys_in_force), [`sealed`](Checker::sealed), [`opened`](Checker::opened), [`handed_in`](Checker::handed_in), [`handed_out`](Checker::handed_out)).
+//! A call that finds an invariant broken gives a [`Violation`], which ends the run and shows the packet.
+//!
+//! It has to keep up with a million packets a second, so a packet costs one look-up, one hash over its bytes and one copy of its payload; nothing is allocated once the
+//! rings have the windows' size. Two limits follow. What was acknowledged is no longer kept, so a retransmission of *that* is not compared; and
+//! the check of the records' content is left to the receiver's AEAD, which sees every byte anyway.
+
+mod nonce;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use stream::Counts;
+
+use super::decode::{Context, Line, Names, View};
+use super::trace::{Journal, Kept, Kind, Parting, Trace};
+use crate::clock::Instant;
+use crate::tcp::{Flags, FlowKey, Segment, SeqNumber};
+use nonce::Nonces;
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use stream::{Broken, Stream};
+use uktls_record::crypto_info::CryptoInfo;
+use uktls_record::suite::NONCE_LEN;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// Looked up, never walked through: the order of a hash map must not show.
+type Table<K, V> = HashMap<K, V, BuildHasherDefault<KeyHasher>>;
+
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64_with_seed(bytes, self.0);
+    }
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Why a packet is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cause {
+    /// For the first time, or without data.
+    #[default]
+    First,
+    /// Again: the retransmission timer ran out.
+    Timeout,
+    /// Again: acknowledgements say that it is lost.
+    Fast,
+    /// To provoke an acknowledgement for the tail (RFC 8985 §7).
+    TailProbe,
+    /// To learn whether the window has opened.
+    WindowProbe,
+}
+
+impl Cause {
+    /// In words; empty for the first time.
+    pub fn note(self) -> &'static str {
+        match self {
+            Cause::First => "",
+            Cause::Timeout => "sent again: RTO",
+            Cause::Fast => "sent again: fast",
+            Cause::TailProbe => "TLP",
+            Cause::WindowProbe => "window probe",
+        }
+    }
+}
+
+/// Which way keys are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// For what is sent.
+    Send,
+    /// For what is received.
+    Receive,
+}
+
+/// Names a key without giving it away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// The fingerprint of these keys. The AEAD key alone counts: a nonce is used up for it whatever salt and iv come with it.
+    pub fn of(keys: &CryptoInfo) -> Fingerprint {
+        Fingerprint(xxh3_64(keys.key()))
+    }
+}
+
+/// An invariant is broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// When.
+    pub now: Instant,
+    /// What is wrong.
+    pub what: String,
+    /// The packet or the connection that it showed on.
+    pub packet: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n  {}", self.what, self.packet)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// A call's outcome: on the path of every packet, so the error is one word.
+pub type Verdict = Result<(), Box<Violation>>;
+
+/// Totals of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Packets that hosts sent.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Of these, TCP segments with payload.
+    pub data_packets: u64,
+    /// TCP segments with bytes that had been sent before.
+    pub retransmitted: u64,
+    /// Packets that reached a host.
+    pub delivered: u64,
+    /// Of these, TCP segments with payload.
+    pub data_delivered: u64,
+    /// Records sealed.
+    pub sealed: u64,
+    /// Records opened.
+    pub opened: u64,
+}
+
+/// One direction of a connection, for a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamReport {
+    /// The sender is its local end.
+    pub flow: FlowKey,
+    /// What it carried.
+    pub counts: Counts,
+    /// Bytes sent and not acknowledged.
+    pub in_flight: u64,
+    /// Bytes that went in and did not come out; `None` when the ends speak of different bytes (TLS of a program's own at one of them).
+    pub inside: Option<u64>,
+}
+
+/// The invariants of a run, and its trace.
+#[derive(Debug)]
+pub struct Checker {
+    names: Names,
+    trace: Trace,
+    nonces: Nonces,
+    index: Table<[u8; 36], usize>,
+    /// In the order of their first packets.
+    streams: Vec<(FlowKey, Stream)>,
+    totals: Totals,
+}
+
+fn table_key(flow: &FlowKey) -> [u8; 36] {
+    fn octets(address: IpAddr) -> [u8; 16] {
+        match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        }
+    }
+    let mut key = [0; 36];
+    key[..16].copy_from_slice(&octets(flow.local.ip()));
+    key[16..32].copy_from_slice(&octets(flow.remote.ip()));
+    key[32..34].copy_from_slice(&flow.local.port().to_be_bytes());
+    key[34..].copy_from_slice(&flow.remote.port().to_be_bytes());
+    key
+}
+
+fn reverse(flow: &FlowKey) -> FlowKey {
+    FlowKey {
+        local: flow.remote,
+        remote: flow.local,
+    }
+}
+
+fn flow_of(view: &View<'_>, segment: &Segment) -> FlowKey {
+    FlowKey {
+        local: SocketAddr::new(view.src, segment.src_port),
+        remote: SocketAddr::new(view.dst, segment.dst_port),
+    }
+}
+
+impl Checker {
+    /// For a run with this seed.
+    pub fn new(seed: u64) -> Checker {
+        Checker {
+            names: Names::default(),
+            trace: Trace::new(seed),
+            nonces: Nonces::default(),
+            index: Table::default(),
+            streams: Vec::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// The host called `name` has this address.
+    pub fn name(&mut self, address: IpAddr, name: &str) {
+        self.names.add(address, name);
+    }
+
+    /// Who is who.
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// A host hands a packet to its link, complete with headers (checksums are not looked at).
+    ///
+    /// # Errors
+    /// A retransmission that differs, or plaintext behind the switch to keys.
+    pub fn sent(&mut self, now: Instant, host: u32, packet: &[u8], cause: Cause) -> Verdict {
+        let content = xxh3_64(packet);
+        self.totals.packets += 1;
+        self.totals.bytes += packet.len() as u64;
+        let mut kept = Kept::new(now, host, Kind::Sent, packet);
+        kept.note = cause.note();
+        let mut broken = None;
+        if let Some(view) = View::parse(packet)
+            && let Some((segment, payload)) = view.tcp()
+        {
+            let index = self.stream_of_sender(&view, &segment);
+            let stream = &mut self.streams[index].1;
+            stream.counts.packets += 1;
+            stream.ends |= segment.flags.intersects(Flags::FIN | Flags::RST);
+            if !payload.is_empty() {
+                let seq = segment.seq + u32::from(segment.flags.syn());
+                stream.counts.data_packets += 1;
+                stream.counts.payload += payload.len() as u64;
+                self.totals.data_packets += 1;
+                match stream.send(seq, payload, |record| kept.add_record(record)) {
+                    Ok(again) => {
+                        stream.counts.retransmitted += u64::from(again);
+                        self.totals.retransmitted += u64::from(again);
+                    }
+                    Err(error) => broken = Some(error),
+                }
+                kept.followed = stream.followed();
+            }
+        }
+        let parting = self.trace.mix(now, host, Kind::Sent, packet, content);
+        self.trace.keep(kept);
+        match (broken, parting) {
+            (None, Ok(())) => Ok(()),
+            (Some(broken), _) => Err(self.violation(now, &broken, &kept)),
+            (None, Err(parting)) => Err(self.parted(parting, &kept)),
+        }
+    }
+
+    /// A packet reaches a host.
+    ///
+    /// # Errors
+    /// Only when compared with another run.
+    pub fn delivered(&mut self, now: Instant, host: u32, packet: &[u8]) -> Verdict {
+        self.totals.delivered += 1;
+        let mut ends = false;
+        if let Some(view) = View::parse(packet)
+            && let Some((segment, payload)) = view.tcp()
+        {
+            self.totals.data_delivered += u64::from(!payload.is_empty());
+            ends = segment.flags.rst();
+            if segment.flags.ack() {
+                let acknowledged = reverse(&flow_of(&view, &segment));
+                if let Some(stream) = self.stream(&acknowledged) {
+                    stream.acknowledged(segment.ack);
+                }
+            }
+        }
+        // Its bytes went into the hash when it was sent, and whoever changes it on the way says so.
+        let front = &packet[..packet.len().min(64)];
+        let outcome = self
+            .trace
+            .mix(now, host, Kind::Delivered, packet, xxh3_64(front));
+        let kept = || Kept::new(now, host, Kind::Delivered, packet);
+        if ends {
+            self.trace.keep(kept());
+        }
+        outcome.map_err(|parting| self.parted(parting, &kept()))
+    }
+
+    /// Something happens to a packet, or besides packets (then `packet` is empty): a fault, a link that goes down. `name` says what, `number` may say more.
+    ///
+    /// # Errors
+    /// Only when compared with another run.
+    pub fn event(
+        &mut self,
+        now: Instant,
+        host: u32,
+        name: &'static str,
+        packet: &[u8],
+        number: u64,
+    ) -> Verdict {
+        let kind = Kind::Event(name);
+        let content = xxh3_64_with_seed(packet, number);
+        let parting = self.trace.mix(now, host, kind, packet, content);
+        let kept = Kept::new(now, host, kind, packet);
+        self.trace.keep(kept);
+        parting.map_err(|parting| self.parted(parting, &kept))
+    }
+
+    /// A fault changed a packet so that its checksums hold, or made one up: what arrives need no longer be what was sent, unless keys are in force.
+    ///
+    /// # Errors
+    /// As [`event`](Self::event).
+    pub fn forged(&mut self, now: Instant, host: u32, packet: &[u8]) -> Verdict {
+        if let Some(flow) = View::parse(packet).and_then(|view| view.flow())
+            && let Some(stream) = self.stream(&flow)
+        {
+            stream.forged = true;
+        }
+        self.event(now, host, "forged", packet, 0)
+    }
+
+    /// Keys come into force on a socket: for what it sends or receives from stream offset `offset` on (0 is the byte behind the SYN). To be called before any of that is
+    /// sent, or handed out. `flow` is the socket's own view, here and below.
+    ///
+    /// # Errors
+    /// Bytes behind the offset have been sent already.
+    pub fn keys_in_force(
+        &mut self,
+        now: Instant,
+        flow: &FlowKey,
+        direction: Direction,
+        offset: u64,
+        keys: &CryptoInfo,
+    ) -> Verdict {
+        let Fingerprint(fingerprint) = Fingerprint::of(keys);
+        let outcome = match direction {
+            Direction::Send => match self.stream(flow) {
+                Some(stream) => stream.switch_tx(offset, fingerprint, keys.rec_seq()),
+                None => Ok(()),
+            },
+            Direction::Receive => {
+                if let Some(stream) = self.stream(&reverse(flow)) {
+                    stream.switch_rx(offset);
+                }
+                Ok(())
+            }
+        };
+        self.on_socket(now, flow, outcome)
+    }
+
+    /// A record was sealed and will be sent: it has `range` of the stream. A record that is never sent (the file got shorter meanwhile) does not count.
+    ///
+    /// # Errors
+    /// The nonce was used before under the keys in force, or the record does not lie right behind the one before.
+    pub fn sealed(
+        &mut self,
+        now: Instant,
+        flow: &FlowKey,
+        range: Range<u64>,
+        nonce: &[u8; NONCE_LEN],
+    ) -> Verdict {
+        self.totals.sealed += 1;
+        let Some(stream) = self.stream(flow) else {
+            return Ok(());
+        };
+        let key = stream.tx_key;
+        let outcome = stream.sealed(range);
+        self.on_socket(now, flow, outcome)?;
+        self.nonce_used(now, flow, Fingerprint(key), nonce)
+    }
+
+    /// A nonce was used to seal: what [`sealed`](Self::sealed) does for streams, and all there is to do for a DTLS record.
+    ///
+    /// # Errors
+    /// It was used before under this key.
+    pub fn nonce_used(
+        &mut self,
+        now: Instant,
+        flow: &FlowKey,
+        key: Fingerprint,
+        nonce: &[u8; NONCE_LEN],
+    ) -> Verdict {
+        if self.nonces.insert(key.0, nonce) {
+            return Ok(());
+        }
+        let what = format!("a nonce protects two plaintexts: {nonce:02x?} under one key");
+        Err(Box::new(Violation {
+            now,
+            what,
+            packet: self.show_flow(flow),
+        }))
+    }
+
+    /// A record was opened: its tag is verified. It has `range` of the stream that the socket receives, and `plaintext` bytes of application data (0 for
+    /// other records).
+    pub fn opened(&mut self, flow: &FlowKey, range: Range<u64>, plaintext: usize) {
+        self.totals.opened += 1;
+        if let Some(stream) = self.stream(&reverse(flow)) {
+            stream.opened(range, plaintext as u64);
+        }
+    }
+
+    /// A program's bytes are taken into the socket's stream, to be sent as they are or sealed as application data.
+    pub fn handed_in(&mut self, flow: &FlowKey, bytes: &[u8]) {
+        if let Some(stream) = self.stream(flow) {
+            stream.handed_in(bytes);
+        }
+    }
+
+    /// Bytes that were received are given to a program.
+    ///
+    /// # Errors
+    /// They are not what went in at the other end, or their record's tag was not verified.
+    pub fn handed_out(&mut self, now: Instant, flow: &FlowKey, bytes: &[u8]) -> Verdict {
+        let outcome = match self.stream(&reverse(flow)) {
+            Some(stream) => stream.handed_out(bytes),
+            None => Ok(()),
+        };
+        self.on_socket(now, flow, outcome)
+    }
+
+    /// The run's identity so far.
+    pub fn hash(&self) -> u64 {
+        self.trace.hash()
+    }
+
+    /// Packets and events so far.
+    pub fn events(&self) -> u64 {
+        self.trace.events()
+    }
+
+    /// Totals so far.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Every direction of every connection, in the order of their first packets.
+    pub fn streams(&self) -> impl Iterator<Item = StreamReport> {
+        self.streams.iter().map(|(flow, stream)| StreamReport {
+            flow: *flow,
+            counts: stream.counts,
+            in_flight: stream.in_flight(),
+            inside: stream.inside(),
+        })
+    }
+
+    /// Keeps all events, so that another run can be compared with this one.
+    pub fn keep_journal(&mut self) {
+        self.trace.keep_journal();
+    }
+
+    /// What was kept since [`keep_journal`](Self::keep_journal).
+    pub fn take_journal(&mut self) -> Option<Journal> {
+        self.trace.take_journal()
+    }
+
+    /// From here on, the first event that is not the one of that run is an error.
+    pub fn compare_with(&mut self, journal: Journal) {
+        self.trace.compare(journal);
+    }
+
+    /// The run is over.
+    ///
+    /// # Errors
+    /// The run it was compared with went on.
+    pub fn finish(&self, now: Instant) -> Verdict {
+        match self.trace.missing() {
+            None => Ok(()),
+            Some(kept) => Err(Box::new(Violation {
+                now,
+                what: "two runs of the same seed differ: this one ended where the other went on"
+                    .to_owned(),
+                packet: self.show(kept),
+            })),
+        }
+    }
+
+    /// The last packets and events, oldest first, a line each.
+    pub fn last_lines(&self) -> Vec<String> {
+        self.trace.last().map(|kept| self.show(kept)).collect()
+    }
+
+    fn stream(&mut self, flow: &FlowKey) -> Option<&mut Stream> {
+        let index = *self.index.get(&table_key(flow))?;
+        Some(&mut self.streams[index].1)
+    }
+
+    /// The stream that a segment belongs to; a new SYN begins a new one.
+    fn stream_of_sender(&mut self, view: &View<'_>, segment: &Segment) -> usize {
+        let flow = flow_of(view, segment);
+        let key = table_key(&flow);
+        let known = self.index.get(&key).copied();
+        let begins = segment.flags.syn()
+            && known.is_none_or(|index| self.streams[index].1.isn != segment.seq);
+        let index = match known {
+            Some(index) if !begins => index,
+            _ => {
+                let stream = if segment.flags.syn() {
+                    Stream::new(segment.seq)
+                } else {
+                    Stream::joined(segment.seq)
+                };
+                if let Some(before) = known {
+                    self.streams[before].1.forget();
+                }
+                self.streams.push((flow, stream));
+                self.index.insert(key, self.streams.len() - 1);
+                self.streams.len() - 1
+            }
+        };
+        if segment.flags.contains(Flags::SYN) {
+            self.streams[index].1.window_scale = segment.options.window_scale.unwrap_or(0);
+        }
+        index
+    }
+
+    fn on_socket(&self, now: Instant, flow: &FlowKey, outcome: Result<(), Broken>) -> Verdict {
+        outcome.map_err(|broken| {
+            let (what, packet) = (broken.to_string(), self.show_flow(flow));
+            Box::new(Violation { now, what, packet })
+        })
+    }
+
+    #[cold]
+    fn violation(&self, now: Instant, broken: &Broken, kept: &Kept) -> Box<Violation> {
+        let (what, packet) = (broken.to_string(), self.show(kept));
+        Box::new(Violation { now, what, packet })
+    }
+
+    #[cold]
+    fn parted(&self, parting: Parting, kept: &Kept) -> Box<Violation> {
+        let number = parting.index;
+        let before = match &parting.expected {
+            Some(expected) => self.show(expected),
+            None => "nothing: it had ended".to_owned(),
+        };
+        Box::new(Violation {
+            now: kept.now,
+            what: format!("two runs of the same seed differ, from event {number} on"),
+            packet: format!("first run:  {before}\n  second run: {}", self.show(kept)),
+        })
+    }
+
+    fn show_flow(&self, flow: &FlowKey) -> String {
+        let name = |address: SocketAddr| {
+            let ip = address.ip();
+            let name = self.names.iter().find(|(known, _)| *known == ip);
+            format!(
+                "{}:{}",
+                name.map_or(ip.to_string(), |(_, name)| name.to_owned()),
+                address.port()
+            )
+        };
+        format!("on the socket {}→{}", name(flow.local), name(flow.remote))
+    }
+
+    fn show(&self, kept: &Kept) -> String {
+        let known = |flow: &FlowKey| {
+            let index = self.index.get(&table_key(flow))?;
+            Some(&self.streams[*index].1)
+        };
+        let flow = View::parse(kept.packet()).and_then(|view| view.flow());
+        let sender = flow.as_ref().and_then(known);
+        let receiver = flow.as_ref().map(reverse).as_ref().and_then(known);
+        let scaled = sender.is_some_and(|_| receiver.is_some());
+        let isn = |stream: Option<&Stream>| -> Option<SeqNumber> { stream.map(|it| it.isn) };
+        let note = match kept.kind {
+            Kind::Sent => kept.note,
+            Kind::Delivered => "arrives",
+            Kind::Event(name) => name,
+        };
+        if kept.packet_len == 0 {
+            return format!("{} {note} (host {})", kept.now, kept.host);
+        }
+        let context = Context {
+            isn: isn(sender),
+            peer_isn: isn(receiver),
+            window_scale: if scaled {
+                sender.map_or(0, |it| it.window_scale)
+            } else {
+                0
+            },
+            records: kept.records(),
+            more_records: kept.more_records,
+            packet_len: Some(kept.packet_len as usize),
+            note,
+        };
+        let (now, packet, names) = (kept.now, kept.packet(), &self.names);
+        Line {
+            now,
+            packet,
+            names,
+            context,
+        }
+        .to_string()
+    }
+}

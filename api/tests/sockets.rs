@@ -17,6 +17,7 @@ use uktls::{TcpListener, TcpStream, UdpSocket};
 unsafe extern "C" {
     fn fork() -> i32;
     fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
+    fn close(fd: i32) -> i32;
     fn _exit(status: i32) -> !;
 }
 
@@ -35,6 +36,46 @@ fn forked(child: impl FnOnce() -> bool) -> i32 {
     // SAFETY: waits for the child started above; `status` outlives the call.
     assert_eq!(unsafe { waitpid(pid, &mut status, 0) }, pid);
     status
+}
+
+/// What `closefrom(3)` does, except for `spared`; then other files take the numbers.
+fn close_all_but(spared: &TcpStream) -> Vec<OwnedFd> {
+    let highest = 1024;
+    for number in (3..highest).filter(|&number| number != spared.as_raw_fd()) {
+        // SAFETY: this is a forked process that leaves by `_exit`; who owned the descriptor finds it closed, which is the test.
+        unsafe { close(number) };
+    }
+    let (one, _other) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::empty(),
+        None,
+    )
+    .expect("descriptors are free now");
+    (0..100)
+        .map(|_| one.try_clone().expect("descriptors are free now"))
+        .collect()
+}
+
+#[test]
+fn a_process_that_closes_what_it_does_not_know_keeps_its_streams() {
+    let world = World::new();
+    let (client, server) = world.tls_pair(Tls13);
+    // The library has a connection to the daemon and a descriptor for marks by now.
+    client
+        .send(b"before", uktls::client::SendFlags::empty())
+        .unwrap();
+    let status = forked(|| {
+        let _strangers = close_all_but(&client);
+        let mut client = &client;
+        client.write_all(b"behind").unwrap();
+        client.set_tls_tx(&keys(Tls13, 7)).unwrap();
+        client.stat().unwrap().tx.is_some()
+    });
+    assert_eq!(status, 0);
+    let mut got = [0; 12];
+    (&server).read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"beforebehind");
 }
 
 #[test]

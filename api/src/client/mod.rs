@@ -16,6 +16,7 @@
 //! file), `EPROTONOSUPPORT` when library and daemon are of different versions.
 
 mod end;
+mod kept;
 mod ktls;
 mod options;
 mod pool;

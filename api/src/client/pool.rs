@@ -3,9 +3,10 @@
 //! A request takes a connection for itself, asks, waits for the answer and puts it back, so that a slow answer in one
 //! thread keeps no other thread waiting. At most [`MAX_CONNECTIONS`] exist at a time. Connections belong to the process
 //! that opened them: after `fork` the child closes its copies unused and opens its own, since two processes that read
-//! answers from one socket would get each other's.
+//! answers from one socket would get each other's. One that the process has closed without knowing is replaced.
 
 use super::DaemonError;
+use super::kept::Kept;
 use super::scm;
 use crate::protocol::{self, Capabilities, MAGIC, MAX_MESSAGE, Reply, Request, VERSION};
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -41,7 +42,7 @@ struct State {
 }
 
 struct Connection {
-    socket: OwnedFd,
+    socket: Kept,
     capabilities: Capabilities,
 }
 
@@ -208,7 +209,7 @@ impl Connection {
             sockopt::set_socket_timeout(&socket, direction, Some(ANSWER_TIMEOUT))?;
         }
         let mut connection = Connection {
-            socket,
+            socket: Kept::new(socket)?,
             capabilities: Capabilities(0),
         };
         let hello = Request::Hello {
@@ -251,19 +252,15 @@ impl Connection {
     /// `PIPE` or `CONNRESET` when there is nobody at the other end, `BADMSG` for an answer that is none.
     fn exchange(&self, message: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<Answer, Errno> {
         let fds = fd.as_slice();
+        let socket = self.socket.get().ok_or(Errno::PIPE)?;
         rustix::io::retry_on_intr(|| {
-            scm::send(
-                &self.socket,
-                &[IoSlice::new(message)],
-                fds,
-                SendFlags::empty(),
-            )
+            scm::send(socket, &[IoSlice::new(message)], fds, SendFlags::empty())
         })
         .map_err(late)?;
         let mut buffer = Zeroizing::new(vec![0; MAX_MESSAGE]);
         let received = rustix::io::retry_on_intr(|| {
             scm::receive(
-                &self.socket,
+                socket,
                 &mut [IoSliceMut::new(&mut buffer)],
                 RecvFlags::empty(),
             )

@@ -1,6 +1,6 @@
 //! Messages with descriptors on Unix sockets, and waiting for them: the few system calls that both sides of a mark use.
 
-use rustix::event::{PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut, Result};
 use rustix::net::{
@@ -8,7 +8,6 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmmsg, sendmsg,
 };
 use std::mem::MaybeUninit;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Descriptors that one received message may carry before the kernel cuts them off.
@@ -136,14 +135,4 @@ fn timespec(time: Duration) -> Timespec {
         tv_sec: time.as_secs().min(i64::MAX as u64) as i64,
         tv_nsec: i64::from(time.subsec_nanos()),
     }
-}
-
-/// A descriptor to attach to marks that need none: any open file proves as well that no peer wrote the mark.
-pub(crate) fn token() -> Result<BorrowedFd<'static>> {
-    static TOKEN: OnceLock<OwnedFd> = OnceLock::new();
-    if let Some(token) = TOKEN.get() {
-        return Ok(token.as_fd());
-    }
-    let token = eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
-    Ok(TOKEN.get_or_init(|| token).as_fd())
 }

@@ -9,6 +9,7 @@
 //!   send_record(ALERT, a)       │Record 21, 2│ a a
 //! ```
 
+use super::kept::token;
 use super::scm::{self, Outgoing};
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, BorrowedFd};
@@ -76,7 +77,7 @@ impl Send {
     pub(super) fn settle(&mut self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
         while let Some(owed) = self.owed.front_mut() {
             let token = if owed.marked && owed.sent == 0 {
-                Some(scm::token()?)
+                Some(token()?)
             } else {
                 None
             };
@@ -114,7 +115,7 @@ impl Send {
             }
             return Ok(0);
         }
-        let token = Some(scm::token()?);
+        let token = Some(token()?);
         let (open, end) = (Mark::RecordOpen.encode(), Mark::RecordEnd.encode());
         let mut messages = Vec::with_capacity(3);
         // More than one record arrives in pieces. Told nothing, the stack closes a record whenever it has drained what
@@ -173,7 +174,7 @@ impl Send {
         let messages = [
             Outgoing {
                 bytes: &mark,
-                fd: Some(scm::token()?),
+                fd: Some(token()?),
             },
             Outgoing { bytes, fd: None },
         ];

@@ -113,6 +113,7 @@ pub mod crypto_info;
 pub mod error;
 pub mod header;
 pub mod provider;
+pub mod replay;
 pub mod suite;
 pub mod tls;
 

@@ -8,7 +8,9 @@ use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
 };
 
-use super::{Aead, AeadFailed, Provider, check_key};
+use aws_lc_rs::aead::quic;
+
+use super::{Aead, AeadFailed, Provider, SAMPLE_LEN, SequenceMask, check_key};
 use crate::error::Error;
 use crate::suite::{CipherSuite, NONCE_LEN, TAG_LEN};
 
@@ -35,6 +37,42 @@ impl Provider for AwsLc {
                 cipher,
             }),
         }
+    }
+
+    fn sequence_mask(
+        &self,
+        cipher: CipherSuite,
+        key: &[u8],
+    ) -> Result<Box<dyn SequenceMask>, Error> {
+        check_key(cipher, key)?;
+        let algorithm: &'static quic::Algorithm = match cipher {
+            CipherSuite::Aes128Gcm => &quic::AES_128,
+            CipherSuite::Aes256Gcm => &quic::AES_256,
+            CipherSuite::ChaCha20Poly1305 => &quic::CHACHA20,
+        };
+        match quic::HeaderProtectionKey::new(algorithm, key) {
+            Ok(key) => Ok(Box::new(MaskKey(key))),
+            Err(_) => Err(Error::Unavailable {
+                provider: self.name(),
+                cipher,
+            }),
+        }
+    }
+}
+
+/// QUIC's header protection is DTLS 1.3's sequence-number encryption.
+struct MaskKey(quic::HeaderProtectionKey);
+
+impl core::fmt::Debug for MaskKey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("sequence-number key")
+    }
+}
+
+impl SequenceMask for MaskKey {
+    fn mask(&self, sample: &[u8; SAMPLE_LEN]) -> Result<[u8; 2], AeadFailed> {
+        let [first, second, ..] = self.0.new_mask(sample).map_err(|_| AeadFailed)?;
+        Ok([first, second])
     }
 }
 

@@ -31,6 +31,28 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// [`Error::Unavailable`] for a cipher this provider does not have, [`Error::CryptoInfoLength`] for a key of another
     /// length than [`CipherSuite::key_len`].
     fn aead(&self, cipher: CipherSuite, key: &[u8]) -> Result<Box<dyn Aead>, Error>;
+
+    /// What hides DTLS 1.3 sequence numbers where this cipher protects the records: its block cipher, or its key stream.
+    ///
+    /// # Errors
+    /// As [`Provider::aead`].
+    fn sequence_mask(
+        &self,
+        cipher: CipherSuite,
+        key: &[u8],
+    ) -> Result<Box<dyn SequenceMask>, Error>;
+}
+
+/// Bytes of ciphertext that a sequence number's mask is computed from.
+pub const SAMPLE_LEN: usize = 16;
+
+/// A sequence-number key of DTLS 1.3, ready. It wipes itself on drop and its `Debug` shows no key bytes.
+pub trait SequenceMask: Send + Sync + fmt::Debug {
+    /// The bytes that a record's sequence number is XORed with, the first one alone where it has 8 bits.
+    ///
+    /// RFC 9147 §4.2.3: `AES-ECB(sn_key, Ciphertext[0..15])`, or ChaCha20's block with the first 4 bytes as the (little-endian)
+    /// counter and the next 12 as the nonce. It is QUIC's header protection (RFC 9001 §5.4), of which two bytes are used.
+    fn mask(&self, sample: &[u8; SAMPLE_LEN]) -> Result<[u8; 2], AeadFailed>;
 }
 
 /// One expanded key. It wipes itself on drop and its `Debug` shows no key bytes.

@@ -6,11 +6,16 @@
 
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::aead::{AeadInOut, Key, KeyInit, Nonce, Tag, consts};
+use aes_gcm::aes::cipher::BlockCipherEncrypt;
+use aes_gcm::aes::{Aes128, Aes256};
 use aes_gcm::{Aes128Gcm, Aes256Gcm};
+use chacha20::cipher::{KeyIvInit, StreamCipherCore};
+use chacha20::variants::Ietf;
+use chacha20::{ChaChaCore, R20};
 use chacha20poly1305::ChaCha20Poly1305;
-use zeroize::ZeroizeOnDrop;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
-use super::{Aead, AeadFailed, Provider, check_key};
+use super::{Aead, AeadFailed, Provider, SAMPLE_LEN, SequenceMask, check_key};
 use crate::error::Error;
 use crate::suite::{CipherSuite, NONCE_LEN, TAG_LEN};
 
@@ -49,6 +54,73 @@ impl Provider for RustCrypto {
             CipherSuite::Aes256Gcm => expand::<Aes256Gcm>(cipher, key),
             CipherSuite::ChaCha20Poly1305 => expand::<ChaCha20Poly1305>(cipher, key),
         }
+    }
+
+    fn sequence_mask(
+        &self,
+        cipher: CipherSuite,
+        key: &[u8],
+    ) -> Result<Box<dyn SequenceMask>, Error> {
+        check_key(cipher, key)?;
+        let unavailable = |_| Error::Unavailable {
+            provider: RustCrypto.name(),
+            cipher,
+        };
+        Ok(match cipher {
+            CipherSuite::Aes128Gcm => Box::new(BlockMask(
+                <Aes128 as KeyInit>::new_from_slice(key).map_err(unavailable)?,
+            )),
+            CipherSuite::Aes256Gcm => Box::new(BlockMask(
+                <Aes256 as KeyInit>::new_from_slice(key).map_err(unavailable)?,
+            )),
+            CipherSuite::ChaCha20Poly1305 => {
+                let mut own = Zeroizing::new([0; 32]);
+                own.copy_from_slice(key);
+                Box::new(StreamMask(own))
+            }
+        })
+    }
+}
+
+/// A sequence-number key for AES.
+struct BlockMask<C>(C);
+
+impl<C> core::fmt::Debug for BlockMask<C> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("sequence-number key")
+    }
+}
+
+impl<C> SequenceMask for BlockMask<C>
+where
+    C: BlockCipherEncrypt + aes_gcm::aes::cipher::BlockSizeUser<BlockSize = consts::U16>,
+    C: ZeroizeOnDrop + Send + Sync,
+{
+    fn mask(&self, sample: &[u8; SAMPLE_LEN]) -> Result<[u8; 2], AeadFailed> {
+        let mut block = (*sample).into();
+        self.0.encrypt_block(&mut block);
+        Ok([block[0], block[1]])
+    }
+}
+
+/// A sequence-number key for ChaCha20; the cipher has no state between samples.
+struct StreamMask(Zeroizing<[u8; 32]>);
+
+impl core::fmt::Debug for StreamMask {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("sequence-number key")
+    }
+}
+
+impl SequenceMask for StreamMask {
+    fn mask(&self, sample: &[u8; SAMPLE_LEN]) -> Result<[u8; 2], AeadFailed> {
+        let (counter, nonce) = sample.split_first_chunk::<4>().ok_or(AeadFailed)?;
+        let nonce: &[u8; NONCE_LEN] = nonce.try_into().map_err(|_| AeadFailed)?;
+        let mut core = ChaChaCore::<R20, Ietf>::new((&*self.0).into(), nonce.into());
+        core.set_block_pos(u32::from_le_bytes(*counter));
+        let mut block = Default::default();
+        core.write_keystream_block(&mut block);
+        Ok([block[0], block[1]])
     }
 }
 

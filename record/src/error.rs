@@ -3,6 +3,7 @@
 //! [`Error::fault`] says whose mistake it is, and [`Error::errno`] which number Linux's kTLS answers with, so that the
 //! socket API above does not need a table of its own.
 
+use crate::dtls::DtlsVersion;
 use crate::suite::{CipherSuite, ProtocolVersion};
 
 /// Linux's numbers for the errors that records cause (`asm-generic/errno*.h`; the same on every Linux architecture in use).
@@ -197,6 +198,21 @@ pub enum Error {
         version: ProtocolVersion,
     },
 
+    /// DTLS keys that do not follow those in force: an epoch that is not later, or another version. `EINVAL`.
+    #[error(
+        "caller's new keys are for {found_version} epoch {found_epoch}; {version} and an epoch after {epoch} are needed"
+    )]
+    NotANewEpoch {
+        /// Version in force.
+        version: DtlsVersion,
+        /// Epoch in force.
+        epoch: u64,
+        /// Version of the new keys.
+        found_version: DtlsVersion,
+        /// Epoch of the new keys.
+        found_epoch: u64,
+    },
+
     /// The AEAD provider does not have this cipher, or refused the key. `ENOENT`.
     #[error("provider {provider} cannot do {cipher}")]
     Unavailable {
@@ -237,6 +253,7 @@ impl Error {
             | Self::CryptoInfoLength { .. }
             | Self::RekeyMismatch { .. }
             | Self::RekeyUnsupported { .. }
+            | Self::NotANewEpoch { .. }
             | Self::Unavailable { .. }
             | Self::Provider { .. } => Fault::Caller,
         }
@@ -257,7 +274,8 @@ impl Error {
             | Self::UnknownVersion { .. }
             | Self::UnknownCipher { .. }
             | Self::CryptoInfoLength { .. }
-            | Self::RekeyMismatch { .. } => errno::EINVAL,
+            | Self::RekeyMismatch { .. }
+            | Self::NotANewEpoch { .. } => errno::EINVAL,
             Self::RekeyUnsupported { .. } => errno::EBUSY,
             Self::Unavailable { .. } => errno::ENOENT,
         }

@@ -1,4 +1,4 @@
-//! The TLS record layer, and nothing else: bytes in, records out, and back.
+//! The TLS and DTLS record layer, and nothing else: bytes in, records out, and back.
 //!
 //! A handshake (done elsewhere, by a real TLS library) ends with keys. From there on a TLS connection is a row of
 //! *records*, and this crate is what turns plaintext into records ([`Sealer`]) and records into plaintext
@@ -51,7 +51,8 @@
 //! ```
 //!
 //! So the *overhead* is 29, 21 or 22 bytes a record, and the receiver knows a sequence number that never travels: drop,
-//! repeat or swap one record and the next tag does not verify.
+//! repeat or swap one record and the next tag does not verify. Datagrams are dropped, repeated and swapped all the time, so
+//! DTLS records say their number; they are drawn in [`dtls`].
 //!
 //! # A walk
 //!
@@ -85,6 +86,8 @@
 //! | [`crypto_info`] | the keys of one direction, and Linux's `tls12_crypto_info_*` byte layout |
 //! | [`header`] | content types, the five header bytes, the length rules |
 //! | [`tls`] | [`Sealer`], [`SealBatch`], [`Opener`]: nonces, AAD, sequence numbers, rekey |
+//! | [`dtls`] | the same for datagrams, DTLS 1.2 and 1.3: [`dtls::Sealer`], [`dtls::Opener`], epochs, what is dropped and why |
+//! | [`replay`] | the window that knows which datagrams were seen |
 //! | [`provider`] | where the AEAD itself comes from: aws-lc-rs, or RustCrypto in pure Rust |
 //! | [`error`] | one enum: what was expected, what came, who is at fault, which errno |
 //!
@@ -93,7 +96,7 @@
 //! * No handshake, no alerts of its own, no key schedule: a KeyUpdate is a handshake message, and [`Sealer::rekey`] and
 //!   [`Opener::rekey`] take the keys that follow from it.
 //! * No I/O, no clock, no randomness. TLS 1.2's explicit nonce is a counter; nothing here needs a random byte.
-//! * No buffering. The caller cuts the stream into records ([`RecordHeader::parse`]) and owns every buffer; nothing is
+//! * No buffering. In a TLS stream the caller cuts the stream into records ([`RecordHeader::parse`]) and owns every buffer; nothing is
 //!   allocated per record.
 //! * No CBC, no CCM, no compression, no TLS before 1.2.
 //!
@@ -110,6 +113,7 @@
 #![warn(missing_docs)]
 
 pub mod crypto_info;
+pub mod dtls;
 pub mod error;
 pub mod header;
 pub mod provider;

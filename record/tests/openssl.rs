@@ -1,27 +1,24 @@
 //! OpenSSL as the other end: its cipher API on single records, and whole TLS 1.2 and 1.3 connections in memory whose
 //! records we open and into whose stream we seal our own.
 
+mod support;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use openssl::asn1::Asn1Time;
-use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
-use openssl::nid::Nid;
-use openssl::pkey::{PKey, Private};
-use openssl::sign::Signer;
 use openssl::ssl::{
     ShutdownState, Ssl, SslContext, SslContextBuilder, SslMethod, SslStream, SslVersion,
 };
 use openssl::symm::{Cipher, decrypt_aead, encrypt_aead};
-use openssl::x509::{X509, X509NameBuilder};
 use uktls_record::provider::{self, Provider};
 use uktls_record::{CipherSuite, ContentType, CryptoInfo, Opener, ProtocolVersion, Sealer};
 
 use ProtocolVersion::{Tls12, Tls13};
+use support::{KeyBlock, certificate, hmac};
 
 fn openssl_cipher(cipher: CipherSuite) -> Cipher {
     match cipher {
@@ -143,24 +140,6 @@ impl Write for End {
     }
 }
 
-fn hmac(digest: MessageDigest, key: &[u8], message: &[u8]) -> Vec<u8> {
-    let key = PKey::hmac(key).unwrap();
-    let mut signer = Signer::new(digest, &key).unwrap();
-    signer.update(message).unwrap();
-    signer.sign_to_vec().unwrap()
-}
-
-/// RFC 5246 §5: `P_hash(secret, label + seed)`.
-fn prf(digest: MessageDigest, secret: &[u8], label_and_seed: &[u8], len: usize) -> Vec<u8> {
-    let (mut a, mut out) = (label_and_seed.to_vec(), Vec::new());
-    while out.len() < len {
-        a = hmac(digest, secret, &a);
-        out.extend(hmac(digest, secret, &[&a, label_and_seed].concat()));
-    }
-    out.truncate(len);
-    out
-}
-
 /// RFC 8446 §7.1: `HKDF-Expand-Label(secret, label, "", len)`.
 fn expand_label(digest: MessageDigest, secret: &[u8], label: &str, len: usize) -> Vec<u8> {
     let label = format!("tls13 {label}");
@@ -241,27 +220,6 @@ fn suites() -> [Suite; 6] {
             sha256,
         ),
     ]
-}
-
-fn certificate() -> (PKey<Private>, X509) {
-    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-    let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
-    let mut name = X509NameBuilder::new().unwrap();
-    name.append_entry_by_text("CN", "uktls.test").unwrap();
-    let name = name.build();
-    let mut builder = X509::builder().unwrap();
-    builder.set_version(2).unwrap();
-    builder.set_subject_name(&name).unwrap();
-    builder.set_issuer_name(&name).unwrap();
-    builder.set_pubkey(&key).unwrap();
-    builder
-        .set_not_before(&Asn1Time::days_from_now(0).unwrap())
-        .unwrap();
-    builder
-        .set_not_after(&Asn1Time::days_from_now(1).unwrap())
-        .unwrap();
-    builder.sign(&key, MessageDigest::sha256()).unwrap();
-    (key, builder.build())
 }
 
 fn context(suite: &Suite, key_log: &Arc<Mutex<Vec<String>>>) -> SslContextBuilder {
@@ -357,31 +315,17 @@ fn connect(suite: &Suite) -> Connection {
     }
 }
 
-/// RFC 5246 §6.3: the key block, which has no MAC keys for AEADs. Each side has sent its Finished as record 0.
+/// The keys of both sides, each of which has sent its Finished as record 0.
 fn tls12_keys(suite: &Suite, server: &SslStream<End>) -> (CryptoInfo, CryptoInfo) {
-    let session = server.ssl().session().unwrap();
-    let mut master = vec![0; session.master_key_len()];
-    session.master_key(&mut master);
-    let (mut client_random, mut server_random) = ([0; 32], [0; 32]);
-    server.ssl().client_random(&mut client_random);
-    server.ssl().server_random(&mut server_random);
-
-    let cipher = suite.cipher;
-    let (key_len, iv_len) = (
-        cipher.key_len(),
-        if cipher.salt_len() == 4 { 4 } else { 12 },
-    );
-    let seed = [&b"key expansion"[..], &server_random, &client_random].concat();
-    let block = prf(suite.digest, &master, &seed, 2 * (key_len + iv_len));
-    let (client_key, rest) = block.split_at(key_len);
-    let (server_key, rest) = rest.split_at(key_len);
-    let (client_iv, server_iv) = rest.split_at(iv_len);
-    let keys = |key: &[u8], iv: &[u8]| match cipher {
-        CipherSuite::ChaCha20Poly1305 => CryptoInfo::new(Tls12, cipher, key, &[], iv, 1).unwrap(),
+    let block = KeyBlock::of(server.ssl(), suite.digest, suite.cipher);
+    let keys = |(key, iv): &(Vec<u8>, Vec<u8>)| match suite.cipher {
+        CipherSuite::ChaCha20Poly1305 => {
+            CryptoInfo::new(Tls12, suite.cipher, key, &[], iv, 1).unwrap()
+        }
         // OpenSSL starts its explicit nonces at random, so any other start will do for ours.
-        _ => CryptoInfo::tls12_gcm(cipher, key, iv, 1, 1).unwrap(),
+        _ => CryptoInfo::tls12_gcm(suite.cipher, key, iv, 1, 1).unwrap(),
     };
-    (keys(server_key, server_iv), keys(client_key, client_iv))
+    (keys(&block.server), keys(&block.client))
 }
 
 fn from_hex(text: &str) -> Vec<u8> {

@@ -84,6 +84,12 @@ counters! {
     forward_full = "DropForwardFull",
     /// SYNs that found the backlog full.
     backlog_full = "DropBacklogFull",
+    /// SYNs answered by a cookie, the backlog being full of half-open connections.
+    syncookies_sent = "SyncookiesSent",
+    /// Connections that a cookie brought back.
+    syncookies_received = "SyncookiesRecv",
+    /// Acknowledgements that brought no genuine cookie back where one was possible.
+    syncookies_failed = "SyncookiesFailed",
     /// Datagrams that found their socket's end full.
     udp_full = "DropUdpFull",
     /// Fragments and partial datagrams that were given up.

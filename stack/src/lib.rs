@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod address;
+pub mod budget;
 pub mod clock;
 pub mod counters;
 pub mod device;

@@ -1,5 +1,6 @@
 //! The running stack: one shard a device queue, and the front door ([`Handle`]) that spreads requests over them.
 
+use crate::budget::Budget;
 use crate::counters::Counters;
 use crate::device::Device;
 use crate::engine::{FlowHash, Listening, UdpSocket};
@@ -43,6 +44,10 @@ pub struct Limits {
     pub sockets_per_uid: usize,
     /// Sealed and unacknowledged bytes of one socket.
     pub memory_per_socket: usize,
+    /// Stream bytes that all sockets of one user may hold, in both directions.
+    pub memory_per_uid: usize,
+    /// Stream bytes that all sockets may hold.
+    pub memory_total: usize,
     /// Helper threads.
     pub helper_threads: usize,
     /// Helper threads that one user may keep busy at once.
@@ -56,6 +61,8 @@ impl Default for Limits {
             sockets_per_uid: 131_072,
             // What Linux's default tcp_wmem maximum of 4 MiB holds of payload; and still mostly in a core's own cache.
             memory_per_socket: 2 << 20,
+            memory_per_uid: 512 << 20,
+            memory_total: 1 << 30,
             helper_threads: 4,
             helpers_per_uid: 2,
         }
@@ -111,6 +118,10 @@ impl Stack {
             registry: Arc::new(Registry::new(
                 config.limits.sockets,
                 config.limits.sockets_per_uid,
+            )),
+            budget: Arc::new(Budget::new(
+                config.limits.memory_per_uid,
+                config.limits.memory_total,
             )),
             config: Arc::new(config),
             counters: Arc::new(Counters::default()),

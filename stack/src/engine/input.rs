@@ -121,7 +121,11 @@ impl<H: Host> Engine<H> {
             None if segment.flags.syn() && !segment.flags.ack() && !segment.flags.rst() => {
                 self.on_syn(key, &segment, None);
             }
-            None => self.refuse(&key, &segment),
+            None => {
+                packet.truncate(parsed.end);
+                packet.advance(parsed.transport + segment.header_len);
+                self.on_stray(key, &segment, packet);
+            }
         }
     }
 

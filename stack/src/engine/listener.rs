@@ -7,7 +7,8 @@ use crate::clock::Instant;
 use crate::handle::{ConnectRequest, SocketId, SocketOptions};
 use crate::registry::DYNAMIC_PORTS;
 use crate::socket_info::{Reason, SocketInfo, SocketKind};
-use crate::tcp::{Connection, FlowKey, KeepAlive, Segment, SeqNumber};
+use crate::tcp::{COOKIE_LIFE, Connection, FlowKey, KeepAlive, Segment, SeqNumber};
+use bytes::BytesMut;
 use rustix::io::Errno;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -17,6 +18,8 @@ use std::time::Duration;
 pub(super) struct Listener<L> {
     pub(super) end: L,
     half_open: usize,
+    /// Until when an acknowledgement may bring a SYN cookie back.
+    cookies_until: Option<Instant>,
 }
 
 impl<L: AcceptEnd> Listener<L> {
@@ -73,9 +76,10 @@ impl<H: Host> Engine<H> {
         connection: Connection,
         options: SocketOptions,
     ) -> usize {
+        let charge = self.settings.budget.charge(uid);
         let index = self
             .sockets
-            .insert(TcpSocket::new(id, uid, key, connection, options));
+            .insert(TcpSocket::new(id, uid, key, connection, options, charge));
         self.flows.insert(key, Flow::Socket(index));
         self.queue(index);
         index
@@ -84,7 +88,11 @@ impl<H: Host> Engine<H> {
     /// Takes SYNs for a listener from now on, and gives its number in this engine.
     pub(crate) fn listen(&mut self, end: H::Listener) -> usize {
         let port = end.listening().local.port();
-        let index = self.listeners.insert(Listener { end, half_open: 0 });
+        let index = self.listeners.insert(Listener {
+            end,
+            half_open: 0,
+            cookies_until: None,
+        });
         self.listening.entry(port).or_default().push(index);
         index
     }
@@ -94,23 +102,66 @@ impl<H: Host> Engine<H> {
         self.listeners.vacant_key()
     }
 
-    /// A SYN for something that may be listened to. `isn_after`: the old incarnation's last sequence number.
-    pub(super) fn on_syn(&mut self, key: FlowKey, segment: &Segment, isn_after: Option<SeqNumber>) {
-        let found = self.listening.get(&key.local.port()).and_then(|indices| {
-            indices.iter().copied().find(|&index| {
-                let local = self.listeners[index].end.listening().local;
-                local.ip() == key.local.ip()
-                    || (local.ip().is_unspecified() && local.is_ipv4() == key.local.is_ipv4())
-            })
+    fn listener_for(&self, local: SocketAddr) -> Option<usize> {
+        let indices = self.listening.get(&local.port())?;
+        indices.iter().copied().find(|&index| {
+            let bound = self.listeners[index].end.listening().local;
+            bound.ip() == local.ip()
+                || (bound.ip().is_unspecified() && bound.is_ipv4() == local.is_ipv4())
+        })
+    }
+
+    /// A segment other than a SYN that belongs to no connection. It may bring a SYN cookie back; else it is refused.
+    pub(super) fn on_stray(&mut self, key: FlowKey, segment: &Segment, payload: BytesMut) {
+        let found = self.listener_for(key.local).filter(|&at| {
+            let until = self.listeners[at].cookies_until;
+            until.is_some_and(|until| self.now < until) && segment.flags.ack()
         });
         let Some(at) = found else {
             return self.refuse(&key, segment);
         };
+        let listening = self.listeners[at].end.listening().clone();
+        if self.listeners[at].end.waiting() >= listening.backlog.max(1) {
+            // The peer sends it again, with its first data.
+            return self.settings.counters.backlog_full.add(1);
+        }
+        let config = self.tcp_config(&listening.options, key.remote);
+        let isn = &self.settings.isn;
+        let Some(connection) = isn.cookie_accept(&config, &key, segment, self.now) else {
+            self.settings.counters.syncookies_failed.add(1);
+            return self.refuse(&key, segment);
+        };
+        self.settings.counters.syncookies_received.add(1);
+        self.listeners[at].half_open += 1;
+        let id = self.new_id(self.sockets.vacant_key());
+        let index = self.add_socket(id, listening.uid, key, connection, listening.options);
+        self.sockets[index].listener = Some(at);
+        let connection = &mut self.sockets[index].connection;
+        let events = connection.on_segment(self.now, segment, payload);
+        self.on_events(index, events);
+    }
+
+    /// A SYN for something that may be listened to. `isn_after`: the old incarnation's last sequence number.
+    pub(super) fn on_syn(&mut self, key: FlowKey, segment: &Segment, isn_after: Option<SeqNumber>) {
+        let Some(at) = self.listener_for(key.local) else {
+            return self.refuse(&key, segment);
+        };
         let listener = &mut self.listeners[at];
         let listening = listener.end.listening().clone();
-        if listener.half_open + listener.end.waiting() >= listening.backlog.max(1) {
-            // As in Linux: the peer tries again.
-            return self.settings.counters.backlog_full.add(1);
+        let backlog = listening.backlog.max(1);
+        if listener.half_open + listener.end.waiting() >= backlog {
+            if listener.end.waiting() >= backlog || isn_after.is_some() {
+                // As in Linux: the peer tries again.
+                return self.settings.counters.backlog_full.add(1);
+            }
+            listener.cookies_until = Some(self.now + COOKIE_LIFE);
+            let config = self.tcp_config(&listening.options, key.remote);
+            let isn = &self.settings.isn;
+            if let Some(reply) = isn.cookie_reply(&config, &key, segment, self.now) {
+                self.settings.counters.syncookies_sent.add(1);
+                self.send_alone(&key, &reply);
+            }
+            return;
         }
         listener.half_open += 1;
         let config = self.tcp_config(&listening.options, key.remote);

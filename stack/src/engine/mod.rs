@@ -29,6 +29,7 @@ pub use host::ClientEnd;
 pub(crate) use host::{AcceptEnd, Datagram, DatagramEnd, Host, Listening};
 pub(crate) use udp_socket::{UdpSocket, UdpTurn};
 
+use crate::budget::Budget;
 use crate::clock::Instant;
 use crate::counters::Counters;
 use crate::emit::arena::Pool;
@@ -93,6 +94,8 @@ struct Cx<'a, H> {
 pub(crate) struct Settings {
     pub(crate) config: Arc<StackConfig>,
     pub(crate) counters: Arc<Counters>,
+    /// What streams may hold, here and in the other engines together.
+    pub(crate) budget: Arc<Budget>,
     pub(crate) hash: FlowHash,
     pub(crate) isn: IsnGenerator,
     /// Number of this engine, and how many share the stack.
@@ -279,7 +282,7 @@ impl<H: Host> Engine<H> {
         let wanted = if socket.connection_done {
             None
         } else {
-            socket.connection.deadline()
+            socket.deadline()
         };
         if wanted != socket.armed {
             if let Some(at) = socket.armed {

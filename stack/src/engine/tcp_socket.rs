@@ -2,12 +2,14 @@
 
 use super::output::{Output, Path};
 use super::{ClientEnd, Cx, Host};
+use crate::budget::Charge;
 use crate::clock::Instant;
 use crate::emit::emitter::{Emitter, Filled};
 use crate::handle::{SocketId, SocketOptions};
 use crate::ingress::{Flushed, Intake};
 use crate::socket_info::{KeyInfo, Reason, SocketInfo, SocketKind};
 use crate::tcp::{Connection, Events, FlowKey, State};
+use std::time::Duration;
 
 /// Bytes that are sealed before they are sent: what two super-segments hold, so that it is all still in the cache.
 const BATCH: usize = 128 * 1024;
@@ -15,6 +17,8 @@ const BATCH: usize = 128 * 1024;
 const TURN: usize = 512 * 1024;
 /// Below this congestion window, in segments, and for this many bytes after idle, the adaptive layout sends records of one segment.
 const ADAPTIVE_START: u64 = 64 * 1024;
+/// How long a socket waits before it asks again for memory that others hold.
+const MEMORY_RETRY: Duration = Duration::from_millis(20);
 
 /// The client's end of a socket as the engine holds it.
 #[derive(Debug)]
@@ -70,6 +74,9 @@ pub(super) struct TcpSocket<E> {
     /// Stream offset at which the adaptive layout started over.
     bulk_from: u64,
     last_sent: Instant,
+    charge: Charge,
+    /// It has bytes to take from its client, and its user, or all together, hold as much as they may: look again then.
+    short_of_memory: Option<Instant>,
 }
 
 impl<E: ClientEnd> TcpSocket<E> {
@@ -79,6 +86,7 @@ impl<E: ClientEnd> TcpSocket<E> {
         key: FlowKey,
         connection: Connection,
         options: SocketOptions,
+        charge: Charge,
     ) -> TcpSocket<E> {
         TcpSocket {
             id,
@@ -99,6 +107,8 @@ impl<E: ClientEnd> TcpSocket<E> {
             finished_sending: false,
             bulk_from: 0,
             last_sent: Instant::ZERO,
+            charge,
+            short_of_memory: None,
         }
     }
 
@@ -143,12 +153,15 @@ impl<E: ClientEnd> TcpSocket<E> {
         // What was acknowledged makes room for what follows, so it goes first.
         self.emitter.release(cx.pool, self.connection.acked());
         self.receive(cx);
+        self.settle_memory();
+        self.short_of_memory = None;
         let mut again = false;
         if self.end.is_some() && self.established && !self.connection_done {
             again = self.send(now, cx);
         }
         self.transmit(now, cx);
         self.emitter.release(cx.pool, self.connection.acked());
+        self.settle_memory();
         if self.connection.state() == State::Closed {
             self.connection_done = true;
         }
@@ -156,6 +169,25 @@ impl<E: ClientEnd> TcpSocket<E> {
             return self.settle(cx);
         }
         if again { Turn::Again } else { Turn::Rest }
+    }
+
+    /// Bytes of memory held, both ways.
+    fn memory(&self) -> usize {
+        self.emitter.arena.memory() + self.intake.memory() + self.connection.received_memory()
+    }
+
+    /// Charges what is held now.
+    fn settle_memory(&mut self) {
+        self.charge.settle(self.memory());
+        self.connection.set_memory_pressure(self.charge.is_full());
+    }
+
+    /// When it wants its next turn, whatever happens.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match (self.connection.deadline(), self.short_of_memory) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
     }
 
     /// Stream to client.
@@ -229,6 +261,11 @@ impl<E: ClientEnd> TcpSocket<E> {
             if sent >= TURN || self.emitter.arena.memory() >= cx.limits.memory_per_socket {
                 return sent >= TURN;
             }
+            if self.charge.is_full() {
+                // Nobody tells when others return memory.
+                self.short_of_memory = Some(now + MEMORY_RETRY);
+                return false;
+            }
             self.lay_out(now);
             let Some(end) = &mut self.end else {
                 return false;
@@ -249,6 +286,7 @@ impl<E: ClientEnd> TcpSocket<E> {
                 self.connection.append(appended);
                 self.last_sent = now;
                 sent += appended;
+                self.charge.settle(self.memory());
             }
             match filled {
                 Filled::Full => {}
@@ -359,7 +397,7 @@ impl<E: ClientEnd> TcpSocket<E> {
             }),
             records: (self.emitter.records(), self.intake.records()),
             reason: self.reason,
-            memory: self.emitter.arena.memory() + self.intake.memory(),
+            memory: self.memory(),
         }
     }
 }

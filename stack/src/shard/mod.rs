@@ -22,6 +22,7 @@ mod helpers;
 pub(crate) use ends::{DatagramsEnd, SharedListener};
 pub(crate) use helpers::Helpers;
 
+use crate::budget::Budget;
 use crate::clock::Instant;
 use crate::counters::Counters;
 use crate::device::{Device, MAX_PACKET, Offload};
@@ -108,6 +109,7 @@ impl Port {
 pub(crate) struct Common {
     pub(crate) config: Arc<StackConfig>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) helpers: Arc<Helpers>,
     pub(crate) hash: FlowHash,
@@ -184,6 +186,7 @@ impl Shard {
         let settings = Settings {
             config: common.config,
             counters: common.counters.clone(),
+            budget: common.budget,
             hash: common.hash,
             isn: common.isn,
             index,

@@ -177,6 +177,23 @@ impl Connection {
         connection
     }
 
+    /// The connection of [`accept`](Connection::accept) whose SYN-ACK went out some time ago and was forgotten.
+    pub(super) fn accepted_by_cookie(
+        config: &Config,
+        key: FlowKey,
+        syn: &Segment,
+        isn: SeqNumber,
+        ts_offset: u32,
+        now: Instant,
+    ) -> Connection {
+        let mut connection = Connection::accept(config, key, syn, isn, ts_offset, now);
+        // What the SYN-ACK said of the window holds; when it was sent is not known.
+        let _sent_before = connection.transmit(now);
+        connection.syn.sent_at = None;
+        connection.timers.retransmit = None;
+        connection
+    }
+
     /// Takes the peer's SYN in: its number, and what its options and ours agree on.
     pub(super) fn take_syn(&mut self, now: Instant, syn: &Segment) {
         self.receive.start(syn.seq);
@@ -238,7 +255,7 @@ impl Connection {
         (self.send.una, self.send.nxt, self.send.max) = (1, 1, 1);
         if let (Some(at), 1) = (self.syn.sent_at, self.syn.sent) {
             self.send.rtt.sample(now.since(at));
-        } else if self.timestamps.is_none() {
+        } else if self.syn.sent > 1 && self.timestamps.is_none() {
             // RFC 5681 §3.1: "if the SYN or SYN/ACK is lost, the initial window used by a sender after a correctly transmitted
             // SYN MUST be one segment". With timestamps the lost SYN is told from a slow one; others keep the window too.
             self.send.congestion.cwnd = self.send.segment();
@@ -540,12 +557,32 @@ impl Connection {
     /// that much. An update may be due: call [`transmit`](Connection::transmit).
     pub fn consumed(&mut self, n: usize) {
         self.receive.consumed(n);
+        if n > 0 {
+            self.consumed_now();
+        }
+    }
+
+    /// There is more room than a moment ago.
+    fn consumed_now(&mut self) {
         let reading = matches!(
             self.state,
             State::Established | State::FinWait1 | State::FinWait2
         );
-        if n > 0 && reading && self.receive.update_due() {
+        if reading && self.receive.update_due() {
             self.owed.ack = true;
+        }
+    }
+
+    /// Bytes received that wait here: for their reader, or for the bytes before them.
+    pub fn received_memory(&self) -> usize {
+        self.receive.memory()
+    }
+
+    /// Memory is short (or is not any more): meanwhile the window offered does not grow, but for a few segments to a
+    /// reader that keeps up.
+    pub fn set_memory_pressure(&mut self, pressure: bool) {
+        if self.receive.set_pressure(pressure) && !pressure {
+            self.consumed_now();
         }
     }
 

@@ -17,9 +17,10 @@ use crate::clock::Instant;
 
 /// What is computed, mixed in first, so that one output says nothing about the other.
 #[derive(Clone, Copy)]
-enum Label {
+pub(super) enum Label {
     Isn = 1,
     TimestampOffset = 2,
+    Cookie = 3,
 }
 
 /// Generates initial sequence numbers and timestamp offsets from a secret key.
@@ -46,15 +47,15 @@ impl IsnGenerator {
     /// The initial sequence number for a connection between `key`'s addresses opened at `now`.
     pub fn isn(&self, key: &FlowKey, now: Instant) -> SeqNumber {
         let timer = now.as_nanos() / 4_000;
-        SeqNumber((timer as u32).wrapping_add(self.hash(Label::Isn, key) as u32))
+        SeqNumber((timer as u32).wrapping_add(self.hash(Label::Isn, key, &[]) as u32))
     }
 
     /// What is added to the millisecond clock to make this connection's timestamps (RFC 7323 §5.4).
     pub fn ts_offset(&self, key: &FlowKey) -> u32 {
-        self.hash(Label::TimestampOffset, key) as u32
+        self.hash(Label::TimestampOffset, key, &[]) as u32
     }
 
-    fn hash(&self, label: Label, key: &FlowKey) -> u64 {
+    pub(super) fn hash(&self, label: Label, key: &FlowKey, more: &[u32]) -> u64 {
         let mut hasher = self.keyed;
         hasher.write_u8(label as u8);
         for end in [key.local, key.remote] {
@@ -63,6 +64,9 @@ impl IsnGenerator {
                 SocketAddr::V6(v6) => hasher.write(&v6.ip().octets()),
             }
             hasher.write(&end.port().to_be_bytes());
+        }
+        for word in more {
+            hasher.write(&word.to_be_bytes());
         }
         hasher.finish()
     }

@@ -3,7 +3,8 @@
 //!
 //! **What it does.** RFC 9293 with window scaling and timestamps (7323), selective acknowledgements (2018, 2883), loss
 //! detection by time (RACK-TLP, 8985), PRR (6937), CUBIC (9438) with HyStart++ (9406) or Reno (5681), ECN (3168),
-//! defences against blind attacks (5961), keep-alive and window probes (1122).
+//! SYN cookies (4987), defences
+//! against blind attacks (5961), keep-alive and window probes (1122).
 //!
 //! **What it does not.** It holds no bytes that are to be sent. The sealed stream lies in the socket's arena, and the
 //! connection knows offsets into it: a segment, first sent or sent again, is a [range](Transmit::payload) of that
@@ -23,12 +24,13 @@
 //! | `send`, `receive` | the two halves' sequence variables and windows |
 //! | `scoreboard`, `recovery` | what is in flight, what of it is lost, how much may be sent meanwhile |
 //! | `rtt`, `congestion` | estimators |
-//! | `isn`, `reset`, `time_wait` | before and after a connection |
+//! | `isn`, `cookie`, `reset`, `time_wait` | before and after a connection |
 #![forbid(unsafe_code)]
 
 mod config;
 mod congestion;
 mod connection;
+mod cookie;
 mod input;
 mod isn;
 mod options;
@@ -46,6 +48,7 @@ mod timers;
 
 pub use config::{Config, CongestionKind, Events, KeepAlive, State, Stats, Unreachable};
 pub use connection::Connection;
+pub use cookie::COOKIE_LIFE;
 pub use isn::IsnGenerator;
 pub use options::{MAX_OPTIONS_LEN, MalformedOptions, Options, SackBlocks};
 pub use reset::reset_for;

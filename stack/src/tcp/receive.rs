@@ -16,6 +16,9 @@ const COPY_BELOW: usize = 4096;
 /// Separate out-of-order runs kept at most; a segment that would begin another is dropped (and sent again).
 const MAX_RUNS: usize = 1024;
 
+/// What is offered when memory is short and the reader has taken everything, in segments.
+const PRESSURE_SEGMENTS: u64 = 4;
+
 /// Consecutive bytes that wait for the ones before them.
 #[derive(Debug, Default)]
 struct Run {
@@ -45,11 +48,15 @@ pub(super) struct Receive {
     /// Shift of the window field we send.
     pub(super) scale: u8,
     buffer: u64,
+    /// Memory is short.
+    pressure: bool,
     queue: VecDeque<BytesMut>,
     queued: u64,
     /// Taken by the reader's side, not yet reported consumed.
     taken: u64,
     runs: BTreeMap<u64, Run>,
+    /// Bytes in them.
+    held: u64,
     /// Where segments arrived out of order, latest first: RFC 2018 §4 wants their runs reported in that order.
     recent: VecDeque<u64>,
     /// A range that arrived twice (RFC 2883), reported once.
@@ -75,10 +82,12 @@ impl Receive {
             advertised: 0,
             scale: 0,
             buffer: buffer as u64,
+            pressure: false,
             queue: VecDeque::new(),
             queued: 0,
             taken: 0,
             runs: BTreeMap::new(),
+            held: 0,
             recent: VecDeque::new(),
             dsack: None,
             fin: None,
@@ -163,6 +172,7 @@ impl Receive {
                 && *first.key() == self.nxt
             {
                 for slice in first.remove().slices {
+                    self.held -= slice.len() as u64;
                     self.deliver(slice);
                 }
             }
@@ -190,6 +200,7 @@ impl Receive {
         if left.is_none() && self.runs.len() >= MAX_RUNS {
             return;
         }
+        self.held += piece.len() as u64;
         let right = self.runs.remove(&end);
         let run = self.runs.entry(left.unwrap_or(start)).or_default();
         run.end = end;
@@ -249,7 +260,15 @@ impl Receive {
 
     /// What may be offered: the right edge that the free buffer allows and a window field shifted by `scale` can say.
     fn offer(&self, scale: u8) -> u64 {
-        let free = self.buffer.saturating_sub(self.queued + self.taken);
+        let mut free = self.buffer.saturating_sub(self.queued + self.taken);
+        if self.pressure {
+            let idle = self.queued + self.taken + self.held == 0;
+            free = free.min(if idle {
+                PRESSURE_SEGMENTS * self.peer_mss
+            } else {
+                0
+            });
+        }
         self.nxt + ((free >> scale).min(u64::from(u16::MAX)) << scale)
     }
 
@@ -294,6 +313,17 @@ impl Receive {
             self.taken
         );
         self.taken = self.taken.saturating_sub(n as u64);
+    }
+
+    /// Bytes that wait, in order or not.
+    pub(super) fn memory(&self) -> usize {
+        // Never more than was offered.
+        (self.queued + self.held) as usize
+    }
+
+    /// Returns whether it changed.
+    pub(super) fn set_pressure(&mut self, pressure: bool) -> bool {
+        core::mem::replace(&mut self.pressure, pressure) != pressure
     }
 
     pub(super) fn readable(&self) -> bool {

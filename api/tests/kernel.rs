@@ -640,3 +640,121 @@ fn a_client_that_dies_takes_its_sockets_along() {
         eventually("no sockets", || net.daemon.sockets().unwrap().is_empty());
     });
 }
+
+/// The stack's socket, with the ULP; the peer has sent `stream` and its FIN, and both are here.
+fn finished_early(net: &Net, stream: &[u8]) -> TcpStream {
+    let (ours, mut theirs) = net.pair();
+    ours.set_ulp_tls().unwrap();
+    theirs.write_all(stream).unwrap();
+    theirs.shutdown(Shutdown::Write).unwrap();
+    eventually("the peer's end", || {
+        ours.stat().unwrap().state.as_deref() == Some("CLOSE-WAIT")
+    });
+    ours
+}
+
+#[test]
+fn keys_that_come_behind_the_peers_end_still_open_what_came_before() {
+    inside(
+        "keys_that_come_behind_the_peers_end_still_open_what_came_before",
+        |net| {
+            let keys = keys(ProtocolVersion::Tls13, 1);
+            let mut sealer = Sealer::new(&keys).unwrap();
+            let mut stream = b"plain".to_vec();
+            let content = pattern(30_000);
+            for piece in content.chunks(10_000) {
+                stream.extend(seal(&mut sealer, ContentType::APPLICATION_DATA, piece));
+            }
+            stream.extend(seal(&mut sealer, ContentType::ALERT, &[1, 0]));
+            let mut ours = finished_early(net, &stream);
+            let mut plain = [0; 5];
+            ours.read_exact(&mut plain).unwrap();
+            assert_eq!(&plain, b"plain");
+            ours.set_tls_rx(&keys).unwrap();
+            let mut got = vec![0; content.len()];
+            ours.read_exact(&mut got).unwrap();
+            assert!(got == content);
+            let mut alert = [0; 10];
+            let received = ours.recv_record(&mut alert, RecvFlags::empty()).unwrap();
+            assert_eq!(received.content_type, Some(ContentType::ALERT));
+            assert_eq!(ours.read(&mut alert).unwrap(), 0);
+            assert_eq!(ours.reason().unwrap(), Reason::CleanEnd);
+            // Who never sets keys reads plain bytes and their end.
+            let mut ours = finished_early(net, b"only plain");
+            let mut all = Vec::new();
+            ours.read_to_end(&mut all).unwrap();
+            assert_eq!(all, b"only plain");
+        },
+    );
+}
+
+#[test]
+fn new_keys_behind_the_peers_end_open_what_waited_for_them() {
+    inside(
+        "new_keys_behind_the_peers_end_open_what_waited_for_them",
+        |net| {
+            let (first, second) = (
+                keys(ProtocolVersion::Tls13, 1),
+                keys(ProtocolVersion::Tls13, 2),
+            );
+            let mut sealer = Sealer::new(&first).unwrap();
+            // RFC 8446 §4.6.3: a KeyUpdate, update_not_requested.
+            let mut stream = seal(&mut sealer, ContentType::HANDSHAKE, &[24, 0, 0, 1, 0]);
+            sealer.rekey(&second).unwrap();
+            stream.extend(seal(&mut sealer, ContentType::APPLICATION_DATA, b"behind"));
+            let mut ours = finished_early(net, &stream);
+            ours.set_tls_rx(&first).unwrap();
+            let mut buf = [0; 100];
+            let update = ours.recv_record(&mut buf, RecvFlags::empty()).unwrap();
+            assert_eq!(update.content_type, Some(ContentType::HANDSHAKE));
+            assert_eq!(errno(ours.read(&mut buf)), Errno::KEYEXPIRED);
+            ours.set_tls_rx(&second).unwrap();
+            assert_eq!(ours.read(&mut buf).unwrap(), 6);
+            assert_eq!(&buf[..6], b"behind");
+            assert_eq!(ours.read(&mut buf).unwrap(), 0);
+            assert_eq!(ours.reason().unwrap(), Reason::Truncated);
+        },
+    );
+}
+
+#[test]
+fn a_record_that_fails_keeps_the_socket_readable_behind_the_data_in_front_of_it() {
+    inside(
+        "a_record_that_fails_keeps_the_socket_readable_behind_the_data_in_front_of_it",
+        |net| {
+            let keys = keys(ProtocolVersion::Tls12, 1);
+            let (mut ours, mut theirs) = net.pair();
+            ours.set_ulp_tls().unwrap();
+            ours.set_tls_rx(&keys).unwrap();
+            let mut sealer = Sealer::new(&keys).unwrap();
+            let mut stream = seal(&mut sealer, ContentType::APPLICATION_DATA, b"good");
+            let mut bad = seal(&mut sealer, ContentType::APPLICATION_DATA, b"bad");
+            bad[20] ^= 1;
+            stream.extend(bad);
+            theirs.write_all(&stream).unwrap();
+            eventually("the failure", || {
+                ours.reason().unwrap() == Reason::BadRecord(Errno::BADMSG.raw_os_error())
+            });
+            // One read takes the data and the mark of the error behind it. Whoever polls now, level-triggered, must be told
+            // that there is more to be had than silence.
+            let mut buf = [0; 1000];
+            assert_eq!(ours.read(&mut buf).unwrap(), 4);
+            for _ in 0..2 {
+                let mut polled = [rustix::event::PollFd::new(
+                    &ours,
+                    rustix::event::PollFlags::IN,
+                )];
+                let limit = rustix::event::Timespec {
+                    tv_sec: 10,
+                    tv_nsec: 0,
+                };
+                assert_eq!(rustix::event::poll(&mut polled, Some(&limit)).unwrap(), 1);
+                assert_eq!(errno(ours.read(&mut buf)), Errno::BADMSG);
+            }
+            // Sending goes on, as with Linux.
+            ours.write_all(b"still here").unwrap();
+            theirs.read_exact(&mut buf[..10]).unwrap();
+            assert_eq!(&buf[..10], b"still here");
+        },
+    );
+}

@@ -45,6 +45,11 @@ pub trait ClientEnd {
     /// The connection stands: the client may write.
     fn connected(&mut self);
 
+    /// Whether the client has not read yet all that was delivered. When it has, the engine is told as of new room.
+    fn has_unread(&self) -> bool {
+        false
+    }
+
     /// Nothing more will be delivered: end of file, once the client has read what is there.
     fn finish(&mut self);
 }

@@ -234,7 +234,11 @@ impl<E: ClientEnd> TcpSocket<E> {
             self.reason = Reason::BadRecord(error.errno());
             cx.counters.decrypt_error.add(1);
         }
-        if self.connection.receive_closed() && self.intake.is_idle() && !end.shut {
+        // A record that failed ends the client's reading as well: who waits for readiness must meet the error.
+        let over = self.connection.receive_closed() || self.intake.failed().is_some();
+        // With TLS attached and no keys yet, keys may still come, and give what lies unread a meaning.
+        let undecided = self.ulp && self.intake.opener().is_none() && end.end.has_unread();
+        if over && !undecided && self.intake.may_finish() && !end.shut {
             if self.reason == Reason::Open {
                 self.reason = if self.intake.may_end() {
                     Reason::CleanEnd

@@ -118,6 +118,11 @@ impl Intake {
         self.pieces.is_empty() && !self.frozen
     }
 
+    /// Whether the client may be told that nothing more comes, as far as this side knows.
+    pub fn may_finish(&self) -> bool {
+        self.is_idle() && !self.awaiting_keys
+    }
+
     fn can_open(&self) -> bool {
         !self.frozen && self.failed.is_none() && !self.awaiting_keys
     }

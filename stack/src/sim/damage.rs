@@ -207,8 +207,8 @@ pub(crate) mod tests {
     pub(crate) fn packet(v6: bool, protocol: u8, seq: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
         let (src, dst): (IpAddr, IpAddr) = if v6 {
             (
-                [0xfd, 0, 0, 0, 0, 0, 0, 1].into(),
-                [0xfd, 0, 0, 0, 0, 0, 0, 2].into(),
+                [0xfd00, 0, 0, 0, 0, 0, 0, 1].into(),
+                [0xfd00, 0, 0, 0, 0, 0, 0, 2].into(),
             )
         } else {
             ([10, 0, 0, 1].into(), [10, 0, 0, 2].into())

@@ -385,3 +385,6 @@ impl Faults {
         Some(seen)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -652,3 +652,6 @@ impl Direction {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

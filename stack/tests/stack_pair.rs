@@ -275,11 +275,16 @@ fn plain_bytes_go_both_ways_and_end_in_order() {
         } = pair;
         drop(far);
         assert_eq!(read_all(&near, usize::MAX).0, b"");
-        let ended = client.handle().named(near_cookie);
-        let reason = match ended {
-            Some(Named::Gone(epitaph)) => epitaph.reason,
-            Some(Named::Live { id, .. }) => info(&client.handle(), id).reason,
-            None => panic!("the socket is forgotten"),
+        let reason = loop {
+            match client.handle().named(near_cookie) {
+                Some(Named::Gone(epitaph)) => break epitaph.reason,
+                // It may go between the two questions.
+                Some(Named::Live { id, .. }) => match act(&client.handle(), id, SocketOp::Info) {
+                    Ok(SocketReply::Info(info)) => break info.reason,
+                    other => assert_eq!(other.err(), Some(Errno::BADF)),
+                },
+                None => panic!("the socket is forgotten"),
+            }
         };
         assert_eq!(reason, Reason::CleanEnd);
         drop((near, listener));

@@ -163,15 +163,6 @@ impl<'a> View<'a> {
         })
     }
 
-    /// The TCP segment in it and its payload, if it is a whole one.
-    pub fn tcp(&self) -> Option<(Segment, &'a [u8])> {
-        if self.protocol != TCP || self.fragment.is_some() {
-            return None;
-        }
-        let segment = Segment::parse(self.transport).ok()?;
-        Some((segment, &self.transport[segment.header_len..]))
-    }
-
     /// Addresses and ports of a packet that has ports, its source being the local end.
     pub fn flow(&self) -> Option<FlowKey> {
         if !matches!(self.protocol, TCP | UDP) || self.fragment.is_some_and(|it| it.offset > 0) {

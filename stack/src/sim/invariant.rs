@@ -17,6 +17,7 @@
 //! the check of the records' content is left to the receiver's AEAD, which sees every byte anyway.
 
 mod nonce;
+mod segment;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use super::trace::{Journal, Kept, Kind, Parting, Trace};
 use crate::clock::Instant;
 use crate::tcp::{Flags, FlowKey, Segment, SeqNumber};
 use nonce::Nonces;
+use segment::{Ends, TcpHeader};
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -158,45 +160,29 @@ pub struct StreamReport {
     pub inside: Option<u64>,
 }
 
+#[derive(Debug)]
+struct Known {
+    ends: Ends,
+    stream: Stream,
+    /// The other direction, once it was looked for and found.
+    reverse: Option<usize>,
+}
+
+/// Looked-up streams that are remembered; a power of two.
+const RECENT: usize = 64;
+
 /// The invariants of a run, and its trace.
 #[derive(Debug)]
 pub struct Checker {
     names: Names,
     trace: Trace,
     nonces: Nonces,
-    index: Table<[u8; 36], usize>,
+    index: Table<Ends, usize>,
     /// In the order of their first packets.
-    streams: Vec<(FlowKey, Stream)>,
+    streams: Vec<Known>,
+    /// What was looked up last, by ports.
+    recent: Box<[usize; RECENT]>,
     totals: Totals,
-}
-
-fn table_key(flow: &FlowKey) -> [u8; 36] {
-    fn octets(address: IpAddr) -> [u8; 16] {
-        match address {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            IpAddr::V6(v6) => v6.octets(),
-        }
-    }
-    let mut key = [0; 36];
-    key[..16].copy_from_slice(&octets(flow.local.ip()));
-    key[16..32].copy_from_slice(&octets(flow.remote.ip()));
-    key[32..34].copy_from_slice(&flow.local.port().to_be_bytes());
-    key[34..].copy_from_slice(&flow.remote.port().to_be_bytes());
-    key
-}
-
-fn reverse(flow: &FlowKey) -> FlowKey {
-    FlowKey {
-        local: flow.remote,
-        remote: flow.local,
-    }
-}
-
-fn flow_of(view: &View<'_>, segment: &Segment) -> FlowKey {
-    FlowKey {
-        local: SocketAddr::new(view.src, segment.src_port),
-        remote: SocketAddr::new(view.dst, segment.dst_port),
-    }
 }
 
 impl Checker {
@@ -208,6 +194,7 @@ impl Checker {
             nonces: Nonces::default(),
             index: Table::default(),
             streams: Vec::new(),
+            recent: Box::new([0; RECENT]),
             totals: Totals::default(),
         }
     }
@@ -227,25 +214,25 @@ impl Checker {
     /// # Errors
     /// A retransmission that differs, or plaintext behind the switch to keys.
     pub fn sent(&mut self, now: Instant, host: u32, packet: &[u8], cause: Cause) -> Verdict {
-        let content = xxh3_64(packet);
         self.totals.packets += 1;
         self.totals.bytes += packet.len() as u64;
-        let mut kept = Kept::new(now, host, Kind::Sent, packet);
-        kept.note = cause.note();
         let mut broken = None;
-        if let Some(view) = View::parse(packet)
-            && let Some((segment, payload)) = view.tcp()
+        let tcp = TcpHeader::read(packet);
+        let index = tcp.as_ref().map(|tcp| self.stream_of_sender(tcp));
+        let kept = self.trace.keep(now, host, Kind::Sent, packet);
+        kept.note = cause.note();
+        if let Some(index) = index
+            && let Some(tcp) = &tcp
         {
-            let index = self.stream_of_sender(&view, &segment);
-            let stream = &mut self.streams[index].1;
+            let stream = &mut self.streams[index].stream;
             stream.counts.packets += 1;
-            stream.ends |= segment.flags.intersects(Flags::FIN | Flags::RST);
-            if !payload.is_empty() {
-                let seq = segment.seq + u32::from(segment.flags.syn());
+            stream.ends |= tcp.flags.intersects(Flags::FIN | Flags::RST);
+            if !tcp.payload.is_empty() {
+                let seq = tcp.seq + u32::from(tcp.flags.syn());
                 stream.counts.data_packets += 1;
-                stream.counts.payload += payload.len() as u64;
+                stream.counts.payload += tcp.payload.len() as u64;
                 self.totals.data_packets += 1;
-                match stream.send(seq, payload, |record| kept.add_record(record)) {
+                match stream.send(seq, tcp.payload, |record| kept.add_record(record)) {
                     Ok(again) => {
                         stream.counts.retransmitted += u64::from(again);
                         self.totals.retransmitted += u64::from(again);
@@ -255,12 +242,13 @@ impl Checker {
                 kept.followed = stream.followed();
             }
         }
-        let parting = self.trace.mix(now, host, Kind::Sent, packet, content);
-        self.trace.keep(kept);
+        let parting = self
+            .trace
+            .mix(now, host, Kind::Sent, packet, xxh3_64(packet));
         match (broken, parting) {
             (None, Ok(())) => Ok(()),
-            (Some(broken), _) => Err(self.violation(now, &broken, &kept)),
-            (None, Err(parting)) => Err(self.parted(parting, &kept)),
+            (Some(broken), _) => Err(self.violation(now, &broken)),
+            (None, Err(parting)) => Err(self.parted(parting)),
         }
     }
 
@@ -271,28 +259,23 @@ impl Checker {
     pub fn delivered(&mut self, now: Instant, host: u32, packet: &[u8]) -> Verdict {
         self.totals.delivered += 1;
         let mut ends = false;
-        if let Some(view) = View::parse(packet)
-            && let Some((segment, payload)) = view.tcp()
-        {
-            self.totals.data_delivered += u64::from(!payload.is_empty());
-            ends = segment.flags.rst();
-            if segment.flags.ack() {
-                let acknowledged = reverse(&flow_of(&view, &segment));
-                if let Some(stream) = self.stream(&acknowledged) {
-                    stream.acknowledged(segment.ack);
-                }
+        if let Some(tcp) = TcpHeader::read(packet) {
+            self.totals.data_delivered += u64::from(!tcp.payload.is_empty());
+            ends = tcp.flags.rst();
+            if tcp.flags.ack()
+                && let Some(index) = self.find(tcp.ends)
+                && let Some(acknowledged) = self.reverse_of(index)
+            {
+                acknowledged.acknowledged(tcp.ack);
             }
         }
         // Its bytes went into the hash when it was sent, and whoever changes it on the way says so.
-        let front = &packet[..packet.len().min(64)];
-        let outcome = self
-            .trace
-            .mix(now, host, Kind::Delivered, packet, xxh3_64(front));
-        let kept = || Kept::new(now, host, Kind::Delivered, packet);
-        if ends {
-            self.trace.keep(kept());
+        let content = xxh3_64(&packet[..packet.len().min(64)]);
+        let outcome = self.trace.mix(now, host, Kind::Delivered, packet, content);
+        if ends || outcome.is_err() {
+            self.trace.keep(now, host, Kind::Delivered, packet);
         }
-        outcome.map_err(|parting| self.parted(parting, &kept()))
+        outcome.map_err(|parting| self.parted(parting))
     }
 
     /// Something happens to a packet, or besides packets (then `packet` is empty): a fault, a link that goes down. `name` says what, `number` may say more.
@@ -309,10 +292,9 @@ impl Checker {
     ) -> Verdict {
         let kind = Kind::Event(name);
         let content = xxh3_64_with_seed(packet, number);
-        let parting = self.trace.mix(now, host, kind, packet, content);
-        let kept = Kept::new(now, host, kind, packet);
-        self.trace.keep(kept);
-        parting.map_err(|parting| self.parted(parting, &kept))
+        self.trace.keep(now, host, kind, packet);
+        let outcome = self.trace.mix(now, host, kind, packet, content);
+        outcome.map_err(|parting| self.parted(parting))
     }
 
     /// A fault changed a packet so that its checksums hold, or made one up: what arrives need no longer be what was sent, unless keys are in force.
@@ -321,7 +303,7 @@ impl Checker {
     /// As [`event`](Self::event).
     pub fn forged(&mut self, now: Instant, host: u32, packet: &[u8]) -> Verdict {
         if let Some(flow) = View::parse(packet).and_then(|view| view.flow())
-            && let Some(stream) = self.stream(&flow)
+            && let Some(stream) = self.stream(Ends::from(&flow))
         {
             stream.forged = true;
         }
@@ -343,12 +325,12 @@ impl Checker {
     ) -> Verdict {
         let Fingerprint(fingerprint) = Fingerprint::of(keys);
         let outcome = match direction {
-            Direction::Send => match self.stream(flow) {
+            Direction::Send => match self.stream(flow.into()) {
                 Some(stream) => stream.switch_tx(offset, fingerprint, keys.rec_seq()),
                 None => Ok(()),
             },
             Direction::Receive => {
-                if let Some(stream) = self.stream(&reverse(flow)) {
+                if let Some(stream) = self.stream(Ends::from(flow).reverse()) {
                     stream.switch_rx(offset);
                 }
                 Ok(())
@@ -369,7 +351,7 @@ impl Checker {
         nonce: &[u8; NONCE_LEN],
     ) -> Verdict {
         self.totals.sealed += 1;
-        let Some(stream) = self.stream(flow) else {
+        let Some(stream) = self.stream(flow.into()) else {
             return Ok(());
         };
         let key = stream.tx_key;
@@ -404,14 +386,14 @@ impl Checker {
     /// other records).
     pub fn opened(&mut self, flow: &FlowKey, range: Range<u64>, plaintext: usize) {
         self.totals.opened += 1;
-        if let Some(stream) = self.stream(&reverse(flow)) {
+        if let Some(stream) = self.stream(Ends::from(flow).reverse()) {
             stream.opened(range, plaintext as u64);
         }
     }
 
     /// A program's bytes are taken into the socket's stream, to be sent as they are or sealed as application data.
     pub fn handed_in(&mut self, flow: &FlowKey, bytes: &[u8]) {
-        if let Some(stream) = self.stream(flow) {
+        if let Some(stream) = self.stream(flow.into()) {
             stream.handed_in(bytes);
         }
     }
@@ -421,7 +403,7 @@ impl Checker {
     /// # Errors
     /// They are not what went in at the other end, or their record's tag was not verified.
     pub fn handed_out(&mut self, now: Instant, flow: &FlowKey, bytes: &[u8]) -> Verdict {
-        let outcome = match self.stream(&reverse(flow)) {
+        let outcome = match self.stream(Ends::from(flow).reverse()) {
             Some(stream) => stream.handed_out(bytes),
             None => Ok(()),
         };
@@ -445,11 +427,11 @@ impl Checker {
 
     /// Every direction of every connection, in the order of their first packets.
     pub fn streams(&self) -> impl Iterator<Item = StreamReport> {
-        self.streams.iter().map(|(flow, stream)| StreamReport {
-            flow: *flow,
-            counts: stream.counts,
-            in_flight: stream.in_flight(),
-            inside: stream.inside(),
+        self.streams.iter().map(|known| StreamReport {
+            flow: known.ends.into(),
+            counts: known.stream.counts,
+            in_flight: known.stream.in_flight(),
+            inside: known.stream.inside(),
         })
     }
 
@@ -489,37 +471,77 @@ impl Checker {
         self.trace.last().map(|kept| self.show(kept)).collect()
     }
 
-    fn stream(&mut self, flow: &FlowKey) -> Option<&mut Stream> {
-        let index = *self.index.get(&table_key(flow))?;
-        Some(&mut self.streams[index].1)
+    /// Where the latest stream with this sender lies.
+    #[inline]
+    fn find(&mut self, ends: Ends) -> Option<usize> {
+        let slot = ends.spread() % RECENT;
+        let index = self.recent[slot];
+        if self.streams.get(index).is_some_and(|it| it.ends == ends) {
+            return Some(index);
+        }
+        let index = *self.index.get(&ends)?;
+        self.recent[slot] = index;
+        Some(index)
+    }
+
+    fn stream(&mut self, sender: Ends) -> Option<&mut Stream> {
+        let index = self.find(sender)?;
+        Some(&mut self.streams[index].stream)
+    }
+
+    /// The other direction of a connection.
+    fn reverse_of(&mut self, index: usize) -> Option<&mut Stream> {
+        let other = match self.streams[index].reverse {
+            Some(other) => other,
+            None => {
+                let other = self.find(self.streams[index].ends.reverse())?;
+                self.streams[index].reverse = Some(other);
+                other
+            }
+        };
+        Some(&mut self.streams[other].stream)
     }
 
     /// The stream that a segment belongs to; a new SYN begins a new one.
-    fn stream_of_sender(&mut self, view: &View<'_>, segment: &Segment) -> usize {
-        let flow = flow_of(view, segment);
-        let key = table_key(&flow);
-        let known = self.index.get(&key).copied();
-        let begins = segment.flags.syn()
-            && known.is_none_or(|index| self.streams[index].1.isn != segment.seq);
-        let index = match known {
-            Some(index) if !begins => index,
-            _ => {
-                let stream = if segment.flags.syn() {
-                    Stream::new(segment.seq)
-                } else {
-                    Stream::joined(segment.seq)
-                };
-                if let Some(before) = known {
-                    self.streams[before].1.forget();
-                }
-                self.streams.push((flow, stream));
-                self.index.insert(key, self.streams.len() - 1);
-                self.streams.len() - 1
-            }
-        };
-        if segment.flags.contains(Flags::SYN) {
-            self.streams[index].1.window_scale = segment.options.window_scale.unwrap_or(0);
+    fn stream_of_sender(&mut self, tcp: &TcpHeader<'_>) -> usize {
+        let known = self.find(tcp.ends);
+        if !tcp.flags.syn()
+            && let Some(index) = known
+        {
+            return index;
         }
+        let index = match known {
+            Some(index) if self.streams[index].stream.isn == tcp.seq => index,
+            _ => self.begin(tcp, known),
+        };
+        if tcp.flags.syn() {
+            let options = Segment::parse(tcp.segment).map(|segment| segment.options);
+            let scale = options.ok().and_then(|options| options.window_scale);
+            self.streams[index].stream.window_scale = scale.unwrap_or(0);
+        }
+        index
+    }
+
+    fn begin(&mut self, tcp: &TcpHeader<'_>, before: Option<usize>) -> usize {
+        let index = self.streams.len();
+        if let Some(before) = before {
+            self.streams[before].stream.forget();
+        }
+        // The other direction's answer belongs to this connection from now on.
+        if let Some(other) = self.find(tcp.ends.reverse()) {
+            self.streams[other].reverse = Some(index);
+        }
+        self.streams.push(Known {
+            ends: tcp.ends,
+            stream: if tcp.flags.syn() {
+                Stream::new(tcp.seq)
+            } else {
+                Stream::joined(tcp.seq)
+            },
+            reverse: None,
+        });
+        self.index.insert(tcp.ends, index);
+        self.recent[tcp.ends.spread() % RECENT] = index;
         index
     }
 
@@ -530,24 +552,31 @@ impl Checker {
         })
     }
 
+    /// About the packet that was kept last.
     #[cold]
-    fn violation(&self, now: Instant, broken: &Broken, kept: &Kept) -> Box<Violation> {
-        let (what, packet) = (broken.to_string(), self.show(kept));
+    fn violation(&self, now: Instant, broken: &Broken) -> Box<Violation> {
+        let (what, packet) = (broken.to_string(), self.show_newest());
         Box::new(Violation { now, what, packet })
     }
 
     #[cold]
-    fn parted(&self, parting: Parting, kept: &Kept) -> Box<Violation> {
+    fn parted(&self, parting: Parting) -> Box<Violation> {
         let number = parting.index;
         let before = match &parting.expected {
             Some(expected) => self.show(expected),
             None => "nothing: it had ended".to_owned(),
         };
         Box::new(Violation {
-            now: kept.now,
+            now: self.trace.newest().map_or(Instant::ZERO, |kept| kept.now),
             what: format!("two runs of the same seed differ, from event {number} on"),
-            packet: format!("first run:  {before}\n  second run: {}", self.show(kept)),
+            packet: format!("first run:  {before}\n  second run: {}", self.show_newest()),
         })
+    }
+
+    fn show_newest(&self) -> String {
+        self.trace
+            .newest()
+            .map_or(String::new(), |kept| self.show(kept))
     }
 
     fn show_flow(&self, flow: &FlowKey) -> String {
@@ -564,13 +593,14 @@ impl Checker {
     }
 
     fn show(&self, kept: &Kept) -> String {
-        let known = |flow: &FlowKey| {
-            let index = self.index.get(&table_key(flow))?;
-            Some(&self.streams[*index].1)
+        let known = |ends: Ends| {
+            let index = self.index.get(&ends)?;
+            Some(&self.streams[*index].stream)
         };
         let flow = View::parse(kept.packet()).and_then(|view| view.flow());
-        let sender = flow.as_ref().and_then(known);
-        let receiver = flow.as_ref().map(reverse).as_ref().and_then(known);
+        let ends = flow.as_ref().map(Ends::from);
+        let sender = ends.and_then(known);
+        let receiver = ends.map(Ends::reverse).and_then(known);
         let scaled = sender.is_some_and(|_| receiver.is_some());
         let isn = |stream: Option<&Stream>| -> Option<SeqNumber> { stream.map(|it| it.isn) };
         let note = match kept.kind {

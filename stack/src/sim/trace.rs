@@ -8,12 +8,12 @@
 
 use super::decode::RecordStart;
 use crate::clock::Instant;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Packets and events that are kept to be shown.
 const KEPT: usize = 64;
-/// Bytes of a packet that are kept: IP and TCP header with all options, and the front of the payload.
-const FRONT: usize = 128;
+/// Bytes of a packet that are kept: IP and TCP headers with all options.
+const FRONT: usize = 104;
 /// Record starts that are kept with a packet.
 pub(super) const MAX_RECORDS: usize = 3;
 
@@ -56,27 +56,38 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    const EMPTY: Kept = Kept {
+        now: Instant::ZERO,
+        host: 0,
+        kind: Kind::Sent,
+        note: "",
+        packet_len: 0,
+        front_len: 0,
+        record_count: 0,
+        more_records: false,
+        followed: false,
+        front: [0; FRONT],
+        records: [RecordStart {
+            content_type: 0,
+            number: 0,
+            length: 0,
+        }; MAX_RECORDS],
+    };
+
     pub(super) fn new(now: Instant, host: u32, kind: Kind, packet: &[u8]) -> Kept {
-        let mut front = [0; FRONT];
+        let mut kept = Kept::EMPTY;
+        kept.set(now, host, kind, packet);
+        kept
+    }
+
+    /// Overwrites what means something: this happens on every packet.
+    fn set(&mut self, now: Instant, host: u32, kind: Kind, packet: &[u8]) {
         let len = packet.len().min(FRONT);
-        front[..len].copy_from_slice(&packet[..len]);
-        Kept {
-            now,
-            host,
-            kind,
-            note: "",
-            packet_len: packet.len() as u32,
-            front_len: len as u8,
-            record_count: 0,
-            more_records: false,
-            followed: false,
-            front,
-            records: [RecordStart {
-                content_type: 0,
-                number: 0,
-                length: 0,
-            }; MAX_RECORDS],
-        }
+        self.front[..len].copy_from_slice(&packet[..len]);
+        self.front_len = len as u8;
+        self.packet_len = packet.len() as u32;
+        (self.now, self.host, self.kind, self.note) = (now, host, kind, "");
+        (self.record_count, self.more_records, self.followed) = (0, false, false);
     }
 
     /// The packet's front.
@@ -133,7 +144,7 @@ pub(super) struct Parting {
 
 /// The trace of a run.
 pub(super) struct Trace {
-    state: Box<Xxh3>,
+    hash: u64,
     events: u64,
     /// A ring: the oldest is overwritten.
     last: Vec<Kept>,
@@ -154,7 +165,7 @@ impl std::fmt::Debug for Trace {
 impl Trace {
     pub(super) fn new(seed: u64) -> Trace {
         Trace {
-            state: Box::new(Xxh3::with_seed(seed)),
+            hash: seed,
             events: 0,
             last: Vec::with_capacity(KEPT),
             kept: 0,
@@ -184,7 +195,7 @@ impl Trace {
 
     /// The run's hash so far.
     pub(super) fn hash(&self) -> u64 {
-        self.state.digest()
+        self.hash
     }
 
     /// Packets and events so far.
@@ -210,7 +221,7 @@ impl Trace {
         {
             slot.copy_from_slice(&word.to_le_bytes());
         }
-        self.state.update(&words);
+        self.hash = xxh3_64_with_seed(&words, self.hash);
         self.events += 1;
         match &mut self.memory {
             Memory::Short => Ok(()),
@@ -242,14 +253,20 @@ impl Trace {
         }
     }
 
-    /// Keeps an event to be shown, in the place of the oldest.
-    pub(super) fn keep(&mut self, kept: Kept) {
+    /// Keeps an event to be shown, in the place of the oldest, and gives it for what else is to be noted.
+    pub(super) fn keep(&mut self, now: Instant, host: u32, kind: Kind, packet: &[u8]) -> &mut Kept {
         if self.last.len() < KEPT {
-            self.last.push(kept);
-        } else {
-            self.last[self.kept % KEPT] = kept;
+            self.last.push(Kept::EMPTY);
         }
+        let kept = &mut self.last[self.kept % KEPT];
         self.kept += 1;
+        kept.set(now, host, kind, packet);
+        kept
+    }
+
+    /// What was kept last.
+    pub(super) fn newest(&self) -> Option<&Kept> {
+        self.last.get(self.kept.checked_sub(1)? % KEPT)
     }
 
     /// What was kept, oldest first.
@@ -271,7 +288,7 @@ mod tests {
         for (i, packet) in packets.iter().enumerate() {
             let now = Instant::from_micros(i as u64);
             trace.mix(now, 7, Kind::Sent, packet, xxh3_64(packet))?;
-            trace.keep(Kept::new(now, 7, Kind::Sent, packet));
+            trace.keep(now, 7, Kind::Sent, packet);
         }
         Ok(())
     }
@@ -281,7 +298,7 @@ mod tests {
     fn the_hash_is_the_same_everywhere() {
         let mut trace = Trace::new(1);
         run(&mut trace, &[b"one", b"two"]).expect("nothing to compare with");
-        assert_eq!(format!("{:016x}", trace.hash()), "9817e8a8537fa6cf");
+        assert_eq!(format!("{:016x}", trace.hash()), "4372e6cc1588e913");
     }
 
     #[test]

@@ -87,7 +87,7 @@ fn client() -> FlowKey {
 }
 
 fn server() -> FlowKey {
-    reverse(&client())
+    Ends::from(&client()).reverse().into()
 }
 
 fn keys(byte: u8) -> CryptoInfo {

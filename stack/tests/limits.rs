@@ -15,7 +15,7 @@ use uktls_stack::handle::{ClientEnd, ConnectRequest, ListenRequest, Reply, Socke
 use uktls_stack::packet;
 use uktls_stack::stack::{Handle, Limits, Stack, StackConfig};
 use uktls_stack::tcp::{
-    EcnCodepoint, Flags, FlowKey, MAX_HEADER_LEN, Options, Segment, SeqNumber, Transmit,
+    Cause, EcnCodepoint, Flags, FlowKey, MAX_HEADER_LEN, Options, Segment, SeqNumber, Transmit,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -204,6 +204,7 @@ impl Raw {
             },
             payload: 0..0,
             retransmission: false,
+            cause: Cause::First,
             gso_size: 0,
             ecn: EcnCodepoint::NotEct,
         };

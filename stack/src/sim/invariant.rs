@@ -22,6 +22,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use crate::tcp::Cause;
 pub use stream::Counts;
 
 use super::decode::{Context, Line, Names, View};
@@ -52,35 +53,6 @@ impl Hasher for KeyHasher {
     }
     fn finish(&self) -> u64 {
         self.0
-    }
-}
-
-/// Why a packet is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Cause {
-    /// For the first time, or without data.
-    #[default]
-    First,
-    /// Again: the retransmission timer ran out.
-    Timeout,
-    /// Again: acknowledgements say that it is lost.
-    Fast,
-    /// To provoke an acknowledgement for the tail (RFC 8985 §7).
-    TailProbe,
-    /// To learn whether the window has opened.
-    WindowProbe,
-}
-
-impl Cause {
-    /// In words; empty for the first time.
-    pub fn note(self) -> &'static str {
-        match self {
-            Cause::First => "",
-            Cause::Timeout => "sent again: RTO",
-            Cause::Fast => "sent again: fast",
-            Cause::TailProbe => "TLP",
-            Cause::WindowProbe => "window probe",
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::device::checksum;
 use crate::packet::{self, MAX_IP_HEADER};
-use crate::tcp::{EcnCodepoint, Flags, FlowKey, Options, SeqNumber, Transmit};
+use crate::tcp::{Cause, EcnCodepoint, Flags, FlowKey, Options, SeqNumber, Transmit};
 use std::net::{IpAddr, SocketAddr};
 
 fn ip(src: IpAddr, dst: IpAddr, protocol: u8, transport: &[u8]) -> Vec<u8> {
@@ -38,6 +38,7 @@ pub(super) fn tcp(
         options: Options::default(),
         payload: 0..payload.len() as u64,
         retransmission: false,
+        cause: Cause::First,
         gso_size: 1448,
         ecn: EcnCodepoint::NotEct,
     };

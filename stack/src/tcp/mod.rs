@@ -53,7 +53,7 @@ pub use isn::IsnGenerator;
 pub use options::{MAX_OPTIONS_LEN, MalformedOptions, Options, SackBlocks};
 pub use reset::reset_for;
 pub use segment::{
-    EcnCodepoint, Flags, FlowKey, HEADER_LEN, MAX_HEADER_LEN, Malformed, Segment, Transmit,
+    Cause, EcnCodepoint, Flags, FlowKey, HEADER_LEN, MAX_HEADER_LEN, Malformed, Segment, Transmit,
 };
 pub use seq::SeqNumber;
 pub use time_wait::{TimeWait, TimeWaitAnswer};

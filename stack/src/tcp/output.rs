@@ -8,7 +8,8 @@ use core::ops::Range;
 use super::config::State;
 use super::connection::Connection;
 use super::options::{Options, SackBlocks};
-use super::segment::{EcnCodepoint, Flags, Transmit};
+use super::recovery::Phase;
+use super::segment::{Cause, EcnCodepoint, Flags, Transmit};
 use super::timestamp;
 use crate::clock::Instant;
 
@@ -105,6 +106,7 @@ impl Connection {
             },
             payload: 0..0,
             retransmission: again,
+            cause: if again { Cause::Timeout } else { Cause::First },
             gso_size: 0,
             ecn: EcnCodepoint::NotEct,
         })
@@ -189,7 +191,7 @@ impl Connection {
     fn tail_probe(&mut self, now: Instant) -> Transmit {
         let segment = self.send.segment();
         let new = self.send.unsent().min(self.send.window_room()).min(segment);
-        let transmit = if new > 0 {
+        let mut transmit = if new > 0 {
             let at = self.send.nxt;
             let transmit = self.first(now, at..at + new);
             self.send.probe_sent(None);
@@ -207,6 +209,7 @@ impl Connection {
             ));
             transmit
         };
+        transmit.cause = Cause::TailProbe;
         self.timers.probe = None;
         // RFC 8985 §7.3: "the sender MUST ... re-arm the RTO timer" after the probe.
         self.timers.retransmit = Some(now + self.send.rtt.rto(self.backoff));
@@ -219,11 +222,14 @@ impl Connection {
         let at = self.send.nxt;
         let fits = self.send.unsent().min(self.send.window_room());
         if fits > 0 {
-            return self.first(now, at..at + fits.min(self.send.segment()));
+            let mut transmit = self.first(now, at..at + fits.min(self.send.segment()));
+            transmit.cause = Cause::WindowProbe;
+            return transmit;
         }
         self.send.max = self.send.max.max(at + 1);
         let again = self.unanswered > 1;
-        let transmit = self.carry(now, at..at + 1, again);
+        let mut transmit = self.carry(now, at..at + 1, again);
+        transmit.cause = Cause::WindowProbe;
         self.timers.persist = Some(now + self.send.rtt.rto(self.backoff));
         transmit
     }
@@ -243,6 +249,11 @@ impl Connection {
         let mut transmit = self.bare(now, flags);
         transmit.seq = self.send.iss.at(range.start);
         transmit.retransmission = again;
+        transmit.cause = match self.send.recovery.phase {
+            _ if !again => Cause::First,
+            Phase::Loss => Cause::Timeout,
+            Phase::Open | Phase::Recovery { .. } => Cause::Fast,
+        };
         let len = payload.end - payload.start;
         let segments = len.div_ceil(self.send.segment()).max(1);
         transmit.payload = payload;
@@ -297,6 +308,7 @@ impl Connection {
             },
             payload: 0..0,
             retransmission: false,
+            cause: Cause::First,
             // Segments have at most 65,535 bytes.
             gso_size: self.send.segment() as u16,
             ecn: EcnCodepoint::NotEct,

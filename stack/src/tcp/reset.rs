@@ -1,7 +1,7 @@
 //! The answer to a segment that no connection takes: a RST that the sender will accept.
 
 use super::options::Options;
-use super::segment::{EcnCodepoint, Flags, Segment, Transmit};
+use super::segment::{Cause, EcnCodepoint, Flags, Segment, Transmit};
 
 /// The reset for a segment whose connection does not exist (CLOSED), or `None` for a segment that is itself a reset.
 ///
@@ -29,6 +29,7 @@ pub fn reset_for(segment: &Segment) -> Option<Transmit> {
         options: Options::default(),
         payload: 0..0,
         retransmission: false,
+        cause: Cause::First,
         gso_size: 0,
         ecn: EcnCodepoint::NotEct,
     })

@@ -209,6 +209,35 @@ pub enum EcnCodepoint {
     Ect0,
 }
 
+/// Why a segment is sent: what somebody who looks at a capture asks first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cause {
+    /// It is its turn: new data, an acknowledgement, a change of state.
+    #[default]
+    First,
+    /// Again, because the retransmission timer ran out (RFC 6298).
+    Timeout,
+    /// Again, because acknowledgements say that it is lost (RFC 8985, RFC 6582).
+    Fast,
+    /// To provoke an acknowledgement for the tail (RFC 8985 §7), new data or old.
+    TailProbe,
+    /// To learn whether the window has opened (RFC 9293 §3.8.6.1).
+    WindowProbe,
+}
+
+impl Cause {
+    /// In words; empty for the first time.
+    pub fn note(self) -> &'static str {
+        match self {
+            Cause::First => "",
+            Cause::Timeout => "sent again: RTO",
+            Cause::Fast => "sent again: fast",
+            Cause::TailProbe => "TLP",
+            Cause::WindowProbe => "window probe",
+        }
+    }
+}
+
 /// One segment (or super-segment) to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit {
@@ -227,6 +256,8 @@ pub struct Transmit {
     pub payload: Range<u64>,
     /// Some of the payload, or the SYN or FIN, was sent before.
     pub retransmission: bool,
+    /// Why it is sent.
+    pub cause: Cause,
     /// Payload bytes per segment on the wire. A payload longer than this needs segmentation offload (or must be
     /// cut by the device); every piece but the last has exactly this many bytes.
     pub gso_size: u16,
@@ -288,6 +319,7 @@ mod tests {
             },
             payload: 100..103,
             retransmission: false,
+            cause: Cause::First,
             gso_size: 1448,
             ecn: EcnCodepoint::NotEct,
         };

@@ -7,7 +7,7 @@
 use core::time::Duration;
 
 use super::options::Options;
-use super::segment::{EcnCodepoint, Flags, Segment, Transmit};
+use super::segment::{Cause, EcnCodepoint, Flags, Segment, Transmit};
 use super::seq::SeqNumber;
 use crate::clock::Instant;
 
@@ -97,6 +97,7 @@ impl TimeWait {
             },
             payload: 0..0,
             retransmission: false,
+            cause: Cause::First,
             gso_size: 0,
             ecn: EcnCodepoint::NotEct,
         }

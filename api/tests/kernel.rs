@@ -4,8 +4,11 @@
 mod namespace;
 
 use namespace::Namespace;
+use rustix::fd::AsFd;
 use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags as SysSendFlags, sendmsg};
 use std::io::{Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 use uktls::client::{ConnectOptions, Reason, RecvFlags, SendFlags};
@@ -16,6 +19,7 @@ use uktls_record::{Opener, Sealer};
 use uktls_stack::device::Device;
 use uktls_stack::device::interface::{self, IpCidr};
 use uktls_stack::device::tun::{Tun, TunOptions};
+use uktls_stack::mark::Mark;
 use uktls_stack::stack::{Limits, Stack, StackConfig};
 
 const KERNEL: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -755,6 +759,44 @@ fn a_record_that_fails_keeps_the_socket_readable_behind_the_data_in_front_of_it(
             ours.write_all(b"still here").unwrap();
             theirs.read_exact(&mut buf[..10]).unwrap();
             assert_eq!(&buf[..10], b"still here");
+        },
+    );
+}
+
+#[test]
+fn a_descriptor_that_takes_its_time_to_close_stalls_nobody() {
+    inside(
+        "a_descriptor_that_takes_its_time_to_close_stalls_nobody",
+        |net| {
+            interface::loopback_up().unwrap();
+            // A socket that waits for a minute when it is closed, as its peer does not read.
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut lingering =
+                std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let _silent = listener.accept().unwrap();
+            lingering.set_nonblocking(true).unwrap();
+            while lingering.write(&[7; 65_536]).is_ok() {}
+            lingering.set_nonblocking(false).unwrap();
+            rustix::net::sockopt::set_socket_linger(&lingering, Some(Duration::from_secs(60)))
+                .unwrap();
+            // It goes to the stack for good: once with a mark, once behind it, where nobody will ever take it.
+            let (marked, mut theirs) = net.pair();
+            let mark = Mark::RecordEnd.encode();
+            for _ in 0..2 {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut ancillary = SendAncillaryBuffer::new(&mut space);
+                let fds = [lingering.as_fd()];
+                assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+                let message = [std::io::IoSlice::new(&mark)];
+                sendmsg(&marked, &message, &mut ancillary, SysSendFlags::empty()).unwrap();
+            }
+            drop(lingering);
+            (&marked).write_all(b"behind").unwrap();
+            theirs.read_exact(&mut [0; 6]).unwrap();
+            drop(marked);
+            let (mut ours, mut theirs) = net.pair();
+            ours.write_all(b"others").unwrap();
+            theirs.read_exact(&mut [0; 6]).unwrap();
         },
     );
 }

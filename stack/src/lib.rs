@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod budget;
+pub mod client_fd;
 pub mod clock;
 pub mod counters;
 pub mod device;

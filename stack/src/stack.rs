@@ -1,6 +1,7 @@
 //! The running stack: one shard a device queue, and the front door ([`Handle`]) that spreads requests over them.
 
 use crate::budget::Budget;
+use crate::client_fd::ClientFd;
 use crate::counters::Counters;
 use crate::device::Device;
 use crate::engine::{FlowHash, Listening, UdpSocket};
@@ -12,7 +13,7 @@ use crate::registry::{Registry, Transport};
 use crate::shard::{CHANNEL, Common, DatagramsEnd, Helpers, Port, Shard, SharedListener, ToShard};
 use crate::socket_info::SocketInfo;
 use crate::tcp::{self, FlowKey, IsnGenerator};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use siphasher::sip::SipHasher13;
@@ -173,13 +174,13 @@ impl Stack {
 struct Reserved {
     id: SocketId,
     local: SocketAddr,
-    ours: OwnedFd,
+    ours: ClientFd,
     client: OwnedFd,
     cookie: u64,
 }
 
 /// A datagram socket pair for listeners and UDP sockets: the stack's end, the client's, and the client's cookie.
-fn message_pair() -> Result<(OwnedFd, OwnedFd, u64), Errno> {
+fn message_pair() -> Result<(ClientFd, OwnedFd, u64), Errno> {
     let (ours, client) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -188,7 +189,7 @@ fn message_pair() -> Result<(OwnedFd, OwnedFd, u64), Errno> {
     )?;
     rustix::io::ioctl_fionbio(&client, false)?;
     let cookie = sockopt::socket_cookie(&client)?;
-    Ok((ours, client, cookie))
+    Ok((ours.into(), client, cookie))
 }
 
 impl Handle {
@@ -293,7 +294,10 @@ impl Handle {
             for port in &self.common.ports {
                 port.send(ToShard::Listen(
                     shared.clone(),
-                    ours.try_clone().map_err(|_| Errno::MFILE)?,
+                    ours.as_fd()
+                        .try_clone_to_owned()
+                        .map_err(|_| Errno::MFILE)?
+                        .into(),
                 ));
             }
             Ok(ClientEnd {

@@ -4,7 +4,6 @@
 //! being read: it holds one answer's memory, and its further requests wait in the kernel's queue.
 
 use super::ServerConfig;
-use super::closer::Closer;
 use super::handle::{Named, Open, Opened, StackHandle};
 use crate::client::scm;
 use crate::protocol::{
@@ -14,6 +13,7 @@ use crate::protocol::{
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, sockopt};
+use uktls_stack::client_fd::ClientFd;
 use zeroize::Zeroizing;
 
 /// Longest backlog a listener may ask for.
@@ -82,7 +82,7 @@ impl Outgoing {
     }
 
     /// Sends it at once or not at all.
-    pub(super) fn send(&self, socket: &OwnedFd) -> Result<(), Errno> {
+    pub(super) fn send(&self, socket: &ClientFd) -> Result<(), Errno> {
         let fd = self.fd.as_ref().map(|fd| fd.as_fd());
         let message = [IoSlice::new(&self.message)];
         rustix::io::retry_on_intr(|| {
@@ -134,15 +134,11 @@ impl Ended {
 /// A request as it came.
 pub(super) struct Incoming {
     request: Request,
-    fd: Option<OwnedFd>,
+    fd: Option<ClientFd>,
 }
 
 /// Takes the next request off the socket; `None` when none waits.
-pub(super) fn receive(
-    socket: &OwnedFd,
-    buffer: &mut [u8],
-    closer: &Closer,
-) -> Result<Option<Incoming>, Ended> {
+pub(super) fn receive(socket: &ClientFd, buffer: &mut [u8]) -> Result<Option<Incoming>, Ended> {
     let received = rustix::io::retry_on_intr(|| {
         scm::receive(
             socket,
@@ -156,7 +152,7 @@ pub(super) fn receive(
         Err(errno) => return Err(Ended::Broken(errno)),
     };
     let count = received.fds.len();
-    let mut fds = received.fds.into_iter();
+    let mut fds = received.fds.into_iter().map(ClientFd::from);
     let request = if received.cut {
         Err(Ended::Cut)
     } else if received.len == 0 {
@@ -176,10 +172,7 @@ pub(super) fn receive(
             request,
             fd: fds.next(),
         })),
-        request => {
-            fds.for_each(|fd| closer.close(fd));
-            Err(request.err().unwrap_or(Ended::Descriptors(count)))
-        }
+        request => Err(request.err().unwrap_or(Ended::Descriptors(count))),
     }
 }
 
@@ -190,12 +183,10 @@ pub(super) fn handle<H: StackHandle>(
     uid: u32,
     stack: &H,
     config: &ServerConfig,
-    closer: &Closer,
     later: impl FnOnce() -> Box<dyn FnOnce(Outgoing) + Send>,
 ) -> Result<Handled, Ended> {
     let Incoming { request, fd } = incoming;
     if *greeted == matches!(request, Request::Hello { .. }) {
-        fd.into_iter().for_each(|fd| closer.close(fd));
         return Err(Ended::Hello);
     }
     Ok(match request {
@@ -261,7 +252,7 @@ pub(super) fn handle<H: StackHandle>(
             );
             Handled::Pending
         }
-        Request::OnSocket(act) => match name(fd, stack, closer) {
+        Request::OnSocket(act) => match name(fd, stack) {
             Err(errno) => Handled::Answered(Outgoing::error(errno)),
             Ok((_, Named::Gone(reason))) => {
                 Handled::Answered(Outgoing::new(&Reply::Gone(reason), None))
@@ -300,13 +291,9 @@ pub(super) fn handle<H: StackHandle>(
 }
 
 /// The cookie of a descriptor, and the socket whose client's end it is. The descriptor itself is not kept.
-fn name<H: StackHandle>(
-    fd: Option<OwnedFd>,
-    stack: &H,
-    closer: &Closer,
-) -> Result<(u64, Named), Errno> {
+fn name<H: StackHandle>(fd: Option<ClientFd>, stack: &H) -> Result<(u64, Named), Errno> {
     let fd = fd.ok_or(Errno::BADF)?;
-    let named = match sockopt::socket_domain(&fd) {
+    match sockopt::socket_domain(&fd) {
         // The cookie of another family's socket is no name here, though its number may be.
         Ok(AddressFamily::UNIX) => sockopt::socket_cookie(&fd).and_then(|cookie| {
             stack
@@ -315,9 +302,7 @@ fn name<H: StackHandle>(
                 .ok_or(Errno::NOTSOCK)
         }),
         Ok(_) | Err(_) => Err(Errno::NOTSOCK),
-    };
-    closer.close(fd);
-    named
+    }
 }
 
 impl ServerConfig {

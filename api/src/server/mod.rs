@@ -14,7 +14,6 @@
 //! nobody under `no_key_export`.
 
 mod binding;
-mod closer;
 mod connection;
 mod handle;
 pub mod privileges;
@@ -23,12 +22,11 @@ mod stack;
 pub use handle::{Answer, Named, Open, Opened, StackHandle};
 
 use binding::Binding;
-use closer::Closer;
 use connection::{Ended, Handled, Outgoing};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::AsRawFd;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with, sockopt};
 use rustix::process::geteuid;
@@ -40,6 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use uktls_stack::client_fd::ClientFd;
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
@@ -81,7 +80,6 @@ pub struct Server<H> {
     poll: Poll,
     waker: Arc<Waker>,
     stop: Arc<AtomicBool>,
-    closer: Closer,
     answers: (Sender<Late>, Receiver<Late>),
     connections: Slab<Connection>,
     per_uid: BTreeMap<u32, usize>,
@@ -94,7 +92,8 @@ pub struct Server<H> {
 
 #[derive(Debug)]
 struct Connection {
-    socket: OwnedFd,
+    /// Requests that are not read yet may hold any descriptor.
+    socket: ClientFd,
     serial: u64,
     uid: u32,
     greeted: bool,
@@ -144,7 +143,6 @@ impl<H: StackHandle> Server<H> {
             poll,
             waker,
             stop: Arc::default(),
-            closer: Closer::start()?,
             // Bounded by the connections: each has at most one request with the stack.
             answers: unbounded(),
             connections: Slab::new(),
@@ -221,7 +219,7 @@ impl<H: StackHandle> Server<H> {
                 &self.binding.listener,
                 SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
             ) {
-                Ok(socket) => self.admit(socket),
+                Ok(socket) => self.admit(socket.into()),
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(errno) => {
@@ -237,7 +235,7 @@ impl<H: StackHandle> Server<H> {
         }
     }
 
-    fn admit(&mut self, socket: OwnedFd) {
+    fn admit(&mut self, socket: ClientFd) {
         let refusal = match sockopt::socket_peercred(&socket) {
             Ok(peer) => {
                 let uid = peer.uid.as_raw();
@@ -262,10 +260,9 @@ impl<H: StackHandle> Server<H> {
         tracing::warn!("refused a control connection: {}", io::Error::from(refusal));
         // Said if there is room; the close says the rest.
         let _ = Outgoing::error(refusal).send(&socket);
-        self.closer.close(socket);
     }
 
-    fn register(&mut self, socket: OwnedFd, uid: u32) -> io::Result<usize> {
+    fn register(&mut self, socket: ClientFd, uid: u32) -> io::Result<usize> {
         let place = self.connections.vacant_entry();
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(
@@ -336,7 +333,7 @@ impl<H: StackHandle> Server<H> {
         if connection.busy {
             return Ok(false);
         }
-        let Some(incoming) = connection::receive(&connection.socket, buffer, &self.closer)? else {
+        let Some(incoming) = connection::receive(&connection.socket, buffer)? else {
             return Ok(false);
         };
         let serial = connection.serial;
@@ -357,15 +354,7 @@ impl<H: StackHandle> Server<H> {
             })
         };
         let (uid, greeted) = (connection.uid, &mut connection.greeted);
-        match connection::handle(
-            incoming,
-            greeted,
-            uid,
-            &self.stack,
-            &self.config,
-            &self.closer,
-            later,
-        )? {
+        match connection::handle(incoming, greeted, uid, &self.stack, &self.config, later)? {
             Handled::Answered(outgoing) => connection.outgoing = Some(outgoing),
             Handled::Last(outgoing) => {
                 (connection.outgoing, connection.last) = (Some(outgoing), true)
@@ -392,8 +381,6 @@ impl<H: StackHandle> Server<H> {
                 self.per_uid.remove(&connection.uid);
             }
         }
-        // Requests that were not read may hold anything.
-        self.closer.close(connection.socket);
     }
 }
 

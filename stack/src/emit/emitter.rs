@@ -13,11 +13,11 @@ use super::file::{FileRange, READ_AHEAD, WINDOW, Way};
 use super::job::{Helped, Job, JobKind};
 use super::sigbus::Window;
 use super::source::Then;
+use crate::client_fd::ClientFd;
 use crate::engine::ClientEnd;
 use crate::mark::{HOLD_FILLER, Mark};
 use crate::socket_info::Reason;
 use bytes::Bytes;
-use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
@@ -221,7 +221,7 @@ impl Emitter {
     }
 
     /// A helper finished its work on `file` for this socket. Work on a file that is done with meanwhile is thrown away.
-    pub fn helped(&mut self, file: &Arc<OwnedFd>, helped: Helped) {
+    pub fn helped(&mut self, file: &Arc<ClientFd>, helped: Helped) {
         let Item::File(range) = &mut self.item else {
             return;
         };
@@ -443,7 +443,7 @@ impl Emitter {
         Ok(())
     }
 
-    fn on_mark(&mut self, pool: &mut Pool, mark: Mark, fds: Vec<OwnedFd>) -> Result<(), Reason> {
+    fn on_mark(&mut self, pool: &mut Pool, mark: Mark, fds: Vec<ClientFd>) -> Result<(), Reason> {
         if let Item::Control { .. } = self.item {
             tracing::info!("a client's socket is reset: a mark inside a control record");
             return Err(Reason::Aborted);

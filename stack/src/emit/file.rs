@@ -14,8 +14,8 @@
 //! afterwards still shows the whole range ([`FileRange::still_whole`]); a fault in between is caught by
 //! [`sigbus`](super::sigbus).
 
+use crate::client_fd::ClientFd;
 use crate::mark::SendfileResult;
-use rustix::fd::OwnedFd;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use std::io::IoSliceMut;
@@ -49,7 +49,7 @@ const TMPFS: i64 = 0x0102_1994;
 #[derive(Debug)]
 pub struct FileRange {
     /// The file, shared with the helper that works on it.
-    pub file: Arc<OwnedFd>,
+    pub file: Arc<ClientFd>,
     /// Next byte.
     pub offset: u64,
     /// Bytes left.
@@ -57,7 +57,7 @@ pub struct FileRange {
     /// Bytes that belong to the stream.
     pub sent: u64,
     /// Where the result goes.
-    pub reply: Option<OwnedFd>,
+    pub reply: Option<ClientFd>,
     /// Filler follows on the client's end.
     pub hold: bool,
     /// How it is read.
@@ -82,12 +82,12 @@ impl FileRange {
     /// # Errors
     /// `EINVAL` for anything but a regular file, `EBADF` when it is not open for reading.
     pub fn new(
-        file: OwnedFd,
+        file: ClientFd,
         offset: u64,
         len: u64,
-        reply: Option<OwnedFd>,
+        reply: Option<ClientFd>,
         hold: bool,
-    ) -> Result<FileRange, (Errno, Option<OwnedFd>)> {
+    ) -> Result<FileRange, (Errno, Option<ClientFd>)> {
         let checked = (|| {
             let stat = rustix::fs::fstat(&file)?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -170,7 +170,7 @@ impl FileRange {
 }
 
 /// Sends a result to whoever waits for it.
-pub fn answer(reply: Option<OwnedFd>, sent: u64, errno: i32) {
+pub fn answer(reply: Option<ClientFd>, sent: u64, errno: i32) {
     if let Some(reply) = reply {
         let result = SendfileResult { sent, errno };
         let _ = rustix::net::send(

@@ -1,7 +1,7 @@
 //! Work on a file that may wait for a disk: what a helper thread does for a socket, and what it brings.
 
 use super::sigbus::Window;
-use rustix::fd::OwnedFd;
+use crate::client_fd::ClientFd;
 use rustix::io::Errno;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Job {
     /// The file.
-    pub file: Arc<OwnedFd>,
+    pub file: Arc<ClientFd>,
     /// First byte.
     pub offset: u64,
     /// Number of bytes.

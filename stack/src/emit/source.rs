@@ -1,8 +1,9 @@
 //! Reading a client's Unix end: plain bytes straight into the caller's slices, and the [marks](crate::mark) among them.
 
+use crate::client_fd::ClientFd;
 use crate::mark::{self, MARK_LEN, Mark, MarkError};
 use bytes::Bytes;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::AsFd;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use std::io::IoSliceMut;
@@ -28,7 +29,7 @@ pub enum Then {
     /// Nothing waits right now.
     Drained,
     /// A mark, with its descriptors.
-    Mark(Mark, Vec<OwnedFd>),
+    Mark(Mark, Vec<ClientFd>),
     /// Memory whose bytes go here: what `sendfile` is to a client in the same process.
     Memory(Bytes),
     /// The client shut its sending side down, or closed.
@@ -90,7 +91,7 @@ pub fn pull(end: impl AsFd, slices: &mut [IoSliceMut<'_>]) -> Result<Pulled, Pul
     let mut fds = Vec::new();
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
-            fds.extend(rights);
+            fds.extend(rights.map(ClientFd::from));
         }
     }
     if fds.is_empty() {
@@ -144,6 +145,7 @@ pub fn waiting(end: impl AsFd) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fd::OwnedFd;
     use rustix::net::{
         AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
         SocketType,

@@ -30,6 +30,7 @@ pub(crate) use host::{AcceptEnd, Datagram, DatagramEnd, Host, Listening};
 pub(crate) use udp_socket::{UdpSocket, UdpTurn};
 
 use crate::budget::Budget;
+use crate::client_fd::ClientFd;
 use crate::clock::Instant;
 use crate::counters::Counters;
 use crate::emit::arena::Pool;
@@ -41,7 +42,6 @@ use crate::stack::{Limits, StackConfig};
 use crate::tcp::{FlowKey, IsnGenerator, TimeWait};
 use listener::Listener;
 use output::Output;
-use rustix::fd::OwnedFd;
 use siphasher::sip::SipHasher13;
 use slab::Slab;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -190,7 +190,7 @@ impl<H: Host> Engine<H> {
     }
 
     /// A helper finished its work on this file for this socket.
-    pub(crate) fn on_helped(&mut self, id: SocketId, file: &Arc<OwnedFd>, helped: Helped) {
+    pub(crate) fn on_helped(&mut self, id: SocketId, file: &Arc<ClientFd>, helped: Helped) {
         if let Some(index) = self.index_of(id) {
             self.sockets[index].emitter.helped(file, helped);
             self.queue(index);

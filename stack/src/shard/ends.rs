@@ -7,6 +7,7 @@
 
 use super::{Helpers, LISTENER, Port, TCP, ToShard, UDP, token};
 use crate::address::{self, ACCEPTED_LEN, ADDRESS_LEN};
+use crate::client_fd::ClientFd;
 use crate::device::{Device, Offload};
 use crate::emit::job::Job;
 use crate::emit::source::{self, PullError, Pulled};
@@ -35,7 +36,7 @@ const FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 /// Our side of a TCP socket's pair.
 #[derive(Debug)]
 pub(crate) struct StreamEnd {
-    fd: OwnedFd,
+    fd: ClientFd,
     /// Cookie of the client's side.
     cookie: u64,
     /// Bytes on a connecting socket's end that keep it unwritable, and mean nothing.
@@ -95,8 +96,13 @@ impl ClientEnd for StreamEnd {
     }
 }
 
+/// Lets the client know at once; the descriptor itself is closed in its own time.
+fn hang_up(end: &ClientFd) {
+    let _ = rustix::net::shutdown(end, Shutdown::Both);
+}
+
 /// What the other end of a Unix socket has not read yet, in bytes of the kernel's memory.
-fn unread(fd: &OwnedFd) -> i32 {
+fn unread(fd: &ClientFd) -> i32 {
     const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
     // SAFETY: unix(7): "SIOCOUTQ" is answered with one int.
     let getter = unsafe { rustix::ioctl::Getter::<SIOCOUTQ, i32>::new() };
@@ -105,7 +111,7 @@ fn unread(fd: &OwnedFd) -> i32 {
 }
 
 fn send(
-    fd: &OwnedFd,
+    fd: &ClientFd,
     slices: &[IoSlice<'_>],
     ancillary: &mut SendAncillaryBuffer<'_, '_, '_>,
 ) -> Result<usize, Errno> {
@@ -139,7 +145,7 @@ pub(crate) type StreamClient = (OwnedFd, u64);
 #[derive(Debug)]
 pub(crate) struct ListenerEnd {
     pub(super) shared: Arc<SharedListener>,
-    pub(super) end: OwnedFd,
+    pub(super) end: ClientFd,
     /// Accepted connections whose descriptor the client's end has no room for yet.
     pub(super) waiting: VecDeque<Accepted>,
     /// The user has too many descriptors in flight: nothing will tell when that changes.
@@ -205,7 +211,7 @@ impl AcceptEnd for ListenerEnd {
 pub(crate) struct DatagramsEnd {
     pub(crate) local: SocketAddr,
     pub(crate) cookie: u64,
-    pub(crate) fd: OwnedFd,
+    pub(crate) fd: ClientFd,
     pub(crate) registry: Arc<Registry>,
 }
 
@@ -259,7 +265,7 @@ pub(super) struct ShardHost {
 
 impl ShardHost {
     /// Watches a client's end.
-    pub(super) fn register(&self, fd: &OwnedFd, kind: usize, index: usize) -> Result<(), Errno> {
+    pub(super) fn register(&self, fd: &ClientFd, kind: usize, index: usize) -> Result<(), Errno> {
         self.watch
             .register(
                 &mut SourceFd(&fd.as_raw_fd()),
@@ -269,12 +275,12 @@ impl ShardHost {
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOMEM))
     }
 
-    pub(super) fn deregister(&self, fd: &OwnedFd) {
+    pub(super) fn deregister(&self, fd: &ClientFd) {
         let _ = self.watch.deregister(&mut SourceFd(&fd.as_raw_fd()));
     }
 
     /// Asks again for readiness that came already: edge-triggered, it would not come by itself.
-    pub(super) fn watch_again(&self, fd: &OwnedFd, index: usize) {
+    pub(super) fn watch_again(&self, fd: &ClientFd, index: usize) {
         let _ = self.watch.reregister(
             &mut SourceFd(&fd.as_raw_fd()),
             token(UDP, index),
@@ -320,14 +326,17 @@ impl Host for ShardHost {
         self.deregister(&end.fd);
         self.registry
             .remove(end.cookie, (!hung_up).then_some(reason));
+        hang_up(&end.fd);
     }
 
     fn close_listener(&mut self, listener: ListenerEnd) {
         self.deregister(&listener.end);
+        hang_up(&listener.end);
     }
 
     fn close_datagrams(&mut self, end: DatagramsEnd) {
         self.deregister(&end.fd);
+        hang_up(&end.fd);
     }
 
     fn forward(&mut self, owner: usize, packet: BytesMut, offload: Offload) -> bool {
@@ -343,7 +352,7 @@ impl Host for ShardHost {
 }
 
 /// A stream socket pair for a TCP socket: ours, the client's, and the client's cookie.
-fn stream_pair() -> Result<(OwnedFd, OwnedFd, u64), Errno> {
+fn stream_pair() -> Result<(ClientFd, OwnedFd, u64), Errno> {
     let (ours, client) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -353,7 +362,7 @@ fn stream_pair() -> Result<(OwnedFd, OwnedFd, u64), Errno> {
     // The client decides itself whether its end blocks.
     rustix::io::ioctl_fionbio(&client, false)?;
     let cookie = sockopt::socket_cookie(&client)?;
-    Ok((ours, client, cookie))
+    Ok((ours.into(), client, cookie))
 }
 
 /// Fills a client's end, so that it polls as not writable until the connection stands. Gives the number of bytes.
@@ -372,7 +381,7 @@ fn fill(client: &OwnedFd) -> Result<usize, Errno> {
 
 impl super::Shard {
     /// Watches a new listener's end, and lets the engine take its SYNs.
-    pub(super) fn listen(&mut self, shared: Arc<SharedListener>, end: OwnedFd) {
+    pub(super) fn listen(&mut self, shared: Arc<SharedListener>, end: ClientFd) {
         let index = self.engine.next_listener();
         if let Err(errno) = self.engine.host.register(&end, LISTENER, index) {
             tracing::error!("a listener cannot be watched: {errno}");

@@ -23,6 +23,7 @@ pub(crate) use ends::{DatagramsEnd, SharedListener};
 pub(crate) use helpers::Helpers;
 
 use crate::budget::Budget;
+use crate::client_fd::ClientFd;
 use crate::clock::Instant;
 use crate::counters::Counters;
 use crate::device::{Device, MAX_PACKET, Offload};
@@ -60,7 +61,7 @@ pub(crate) enum ToShard {
     /// Open a connection.
     Connect(ConnectRequest, Reply<ClientEnd>),
     /// Take SYNs for a listener.
-    Listen(Arc<SharedListener>, OwnedFd),
+    Listen(Arc<SharedListener>, ClientFd),
     /// Take a UDP socket.
     Udp(Box<UdpSocket<DatagramsEnd>>),
     /// Act on a socket.
@@ -70,7 +71,7 @@ pub(crate) enum ToShard {
     /// A packet of a flow that this shard owns, checked.
     Packet(BytesMut, Offload),
     /// A helper finished its work on this file.
-    Helped(SocketId, Arc<OwnedFd>, Helped),
+    Helped(SocketId, Arc<ClientFd>, Helped),
     /// End everything.
     Stop,
 }

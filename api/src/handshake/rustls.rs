@@ -16,6 +16,7 @@
 //! not do: renegotiation (refused), post-handshake client authentication and 0-RTT (never offered).
 
 mod config;
+pub mod dangerous_seeded;
 mod key_log;
 mod negotiate;
 mod stream;

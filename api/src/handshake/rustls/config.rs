@@ -111,6 +111,22 @@ impl Identity {
         })
     }
 
+    pub(super) fn from_der(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Identity {
+        Identity {
+            chain,
+            key,
+            files: None,
+            pem: None,
+        }
+    }
+
+    pub(super) fn into_der(self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        (self.chain, self.key)
+    }
+
     /// The end-entity certificate in DER, as fingerprints are made over it.
     pub fn certificate(&self) -> &[u8] {
         self.chain.first().map_or(&[], |certificate| certificate)
@@ -213,7 +229,7 @@ pub fn client_config(
 }
 
 /// aws-lc-rs with the chosen ciphers only, in the chosen order.
-fn provider(choice: &Choice) -> Arc<CryptoProvider> {
+pub(super) fn provider(choice: &Choice) -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
     let ciphers = if choice.ciphers.is_empty() {
         &CipherSuite::ALL[..]
@@ -247,7 +263,7 @@ pub(super) fn cipher_of(suite: rustls::CipherSuite) -> Option<CipherSuite> {
     }
 }
 
-fn versions(choice: &Choice) -> Vec<&'static SupportedProtocolVersion> {
+pub(super) fn versions(choice: &Choice) -> Vec<&'static SupportedProtocolVersion> {
     let allowed = |version| choice.versions.is_empty() || choice.versions.contains(&version);
     let mut versions = Vec::with_capacity(2);
     if allowed(ProtocolVersion::Tls13) {

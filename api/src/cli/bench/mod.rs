@@ -8,12 +8,14 @@
 //! | --- | --- |
 //! | [`sendfile`] | `uktls serve` beside nginx and rustls, and the limits of the path |
 //! | [`receive`] | `uktls get` beside curl |
+//! | [`loss`] | TCP's goodput under loss beside Linux's CUBIC, and fairness |
 //! | [`idle`] | memory of idle connections, and of the daemon after a long transfer |
 
 pub(crate) mod client;
 pub(crate) mod cpu;
 mod idle;
 mod limit;
+mod loss;
 mod peers;
 mod receive;
 mod report;
@@ -41,6 +43,9 @@ enum Name {
     Sendfile(sendfile::Args),
     Receive(receive::Args),
     Idle(idle::Args),
+    Loss(loss::Args),
+    #[command(hide = true)]
+    LossRun(loss::run::Args),
     #[command(hide = true)]
     Drain(client::DrainArgs),
     #[command(hide = true)]
@@ -64,6 +69,8 @@ pub(crate) fn run(args: Args, globals: &Globals) -> Outcome {
         Name::Hold(args) => return client::hold(args),
         Name::RustlsServer(args) => return peers::rustls::serve(args),
         Name::Limit(args) => return limit::run(args),
+        Name::LossRun(args) => return loss::run::run(&args),
+        Name::Loss(args) => loss::run(&args, &say)?,
         Name::Sendfile(args) => {
             netns::enter()?;
             sendfile::run(&args, &say)?

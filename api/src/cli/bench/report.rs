@@ -1,5 +1,6 @@
 //! What a benchmark prints: a table for people, or one line of JSON a metric.
 
+use super::stats::Interval;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -13,6 +14,11 @@ pub(super) struct Metric {
     peer: Option<&'static str>,
     peer_value: Option<f64>,
     ratio: Option<f64>,
+    /// Where the ratio lies with 95 % confidence; not every benchmark can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio_low: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio_high: Option<f64>,
 }
 
 impl Metric {
@@ -31,6 +37,17 @@ impl Metric {
             peer: None,
             peer_value: None,
             ratio: None,
+            ratio_low: None,
+            ratio_high: None,
+        }
+    }
+
+    /// With the interval that the ratio lies in.
+    pub(super) fn between(self, interval: Option<Interval>) -> Metric {
+        Metric {
+            ratio_low: interval.map(|interval| rounded(interval.low)),
+            ratio_high: interval.map(|interval| rounded(interval.high)),
+            ..self
         }
     }
 
@@ -99,10 +116,13 @@ impl Report {
                 figure(metric.value),
                 metric.peer.unwrap_or_default().into(),
                 optional(metric.peer_value),
-                metric
-                    .ratio
-                    .map(|ratio| format!("{ratio:.2}x"))
-                    .unwrap_or_default(),
+                match (metric.ratio, metric.ratio_low, metric.ratio_high) {
+                    (Some(ratio), Some(low), Some(high)) => {
+                        format!("{ratio:.2}x ({low:.2}-{high:.2})")
+                    }
+                    (Some(ratio), ..) => format!("{ratio:.2}x"),
+                    (None, ..) => String::new(),
+                },
             ]);
         }
         let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);

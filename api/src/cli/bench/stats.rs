@@ -12,6 +12,45 @@ pub(super) fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
+/// Where a ratio lies with 95 % confidence.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Interval {
+    pub(super) low: f64,
+    pub(super) high: f64,
+}
+
+impl Interval {
+    /// From the logarithms of ratios that were measured apart: Student's t around their mean. `None` of fewer than two.
+    pub(super) fn of_logarithms(logarithms: &[f64]) -> Option<Interval> {
+        let count = logarithms.len();
+        if count < 2 {
+            return None;
+        }
+        let mean = logarithms.iter().sum::<f64>() / count as f64;
+        let squares: f64 = logarithms.iter().map(|x| (x - mean).powi(2)).sum();
+        let error = (squares / (count - 1) as f64 / count as f64).sqrt();
+        let half = student(count - 1) * error;
+        Some(Interval {
+            low: (mean - half).exp(),
+            high: (mean + half).exp(),
+        })
+    }
+}
+
+/// The 97.5 % quantile of Student's t with so many degrees of freedom, from the printed table.
+fn student(freedom: usize) -> f64 {
+    const TABLE: [f64; 20] = [
+        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+        2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    ];
+    match freedom {
+        0 => f64::INFINITY,
+        1..=20 => TABLE[freedom - 1],
+        21..=40 => 2.042,
+        _ => 2.0,
+    }
+}
+
 /// One transfer, as measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Sample {
@@ -69,6 +108,16 @@ mod tests {
         assert_eq!(median(&[7.0]), Some(7.0));
         assert_eq!(median(&[9.0, 1.0, 4.0]), Some(4.0));
         assert_eq!(median(&[4.0, 1.0, 9.0, 6.0]), Some(5.0));
+    }
+
+    #[test]
+    fn an_interval_holds_the_mean_and_narrows_with_more_runs() {
+        assert_eq!(Interval::of_logarithms(&[0.3]), None);
+        let three = Interval::of_logarithms(&[-0.1, 0.0, 0.1]).unwrap();
+        // s = 0.1, s/√3 = 0.0577, t = 4.303.
+        assert!((three.low.ln() + 0.2484).abs() < 1e-3 && (three.high.ln() - 0.2484).abs() < 1e-3);
+        let six = Interval::of_logarithms(&[-0.1, 0.0, 0.1, -0.1, 0.0, 0.1]).unwrap();
+        assert!(six.low > three.low && six.high < three.high);
     }
 
     #[test]

@@ -284,6 +284,9 @@ impl Connection {
             && !self.send.board.is_empty()
         {
             self.owed.tail_probe = true;
+            if expired(&mut self.timers.retransmit, now) {
+                self.timers.retransmit = Some(now + self.send.rtt.rto(self.backoff));
+            }
         }
         if expired(&mut self.timers.persist, now) {
             events |= self.on_persist(now);
@@ -322,7 +325,8 @@ impl Connection {
         if handshake {
             self.syn.due = true;
         } else {
-            self.send.on_retransmission_timeout();
+            let timestamps = self.timestamps.is_some();
+            self.send.on_retransmission_timeout(timestamps);
         }
         // RFC 6298 §5.6: "Start the retransmission timer, such that it expires after RTO seconds".
         self.timers.retransmit = Some(now + self.send.rtt.rto(self.backoff));
@@ -435,7 +439,7 @@ impl Connection {
         }
         self.timers.persist = None;
         if progress || self.timers.retransmit.is_none() {
-            self.timers.retransmit = Some(now + rto);
+            self.timers.retransmit = Some(self.send.timeout(now, rto));
         }
     }
 
@@ -454,7 +458,8 @@ impl Connection {
                 } else {
                     Duration::ZERO
                 };
-                Some(now + (srtt * 2 + lone).max(MIN_PROBE_TIMEOUT)).filter(|at| *at < timeout)
+                // At the latest in the timeout's stead: it finds out as much and does not cost the window.
+                Some((now + (srtt * 2 + lone).max(MIN_PROBE_TIMEOUT)).min(timeout))
             }
             _ => None,
         };

@@ -8,6 +8,7 @@ use bytes::{Buf, BytesMut};
 use super::config::{Events, State};
 use super::connection::Connection;
 use super::segment::Segment;
+use super::send::Acknowledgement;
 use super::time_wait::TimeWaitAnswer;
 use super::{Flags, timestamp};
 use crate::clock::Instant;
@@ -302,26 +303,29 @@ impl Connection {
         // RFC 5681 §2: a duplicate acknowledgement has outstanding data, no data, no SYN or FIN, the same number and window.
         let duplicate =
             bare && ack == self.send.una && window == window_before && !self.send.board.is_empty();
-        let tsecr = self
-            .timestamps
-            .and(segment.options.timestamps)
-            .map(|(_, tsecr)| tsecr);
-        let ts_rtt = match (self.timestamps, tsecr) {
-            (Some(ts), Some(tsecr)) => {
-                let elapsed = timestamp(ts.offset, now).wrapping_sub(tsecr);
-                (elapsed < 1 << 20).then(|| Duration::from_millis(u64::from(elapsed)))
-            }
+        let echo = match (self.timestamps, segment.options.timestamps) {
+            (Some(ts), Some((_, tsecr))) => Some((tsecr, ts.offset)),
             _ => None,
         };
-        let ece = self.ecn.on && segment.flags.contains(Flags::ECE);
+        let echo_rtt = echo.and_then(|(tsecr, offset)| {
+            let elapsed = timestamp(offset, now).wrapping_sub(tsecr);
+            (elapsed < 1 << 20).then(|| Duration::from_millis(u64::from(elapsed)))
+        });
         let blocks = if self.sack {
             segment.options.sack.as_slice()
         } else {
             &[]
         };
-        let acked = self
-            .send
-            .on_ack(now, ack, blocks, (duplicate, tsecr, ts_rtt, self.sack, ece));
+        let acked = self.send.on_ack(&Acknowledgement {
+            now,
+            ack,
+            blocks,
+            duplicate,
+            echo,
+            echo_rtt,
+            sack: self.sack,
+            ece: self.ecn.on && segment.flags.contains(Flags::ECE),
+        });
         self.timers.reorder = acked.look_again;
         if acked.advanced {
             self.backoff = 0;

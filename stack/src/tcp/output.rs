@@ -123,7 +123,7 @@ impl Connection {
     /// The segment that carries `range`, sent before.
     fn repeat(&mut self, now: Instant, range: Range<u64>) -> Transmit {
         let tsval = self.timestamps.map(|ts| timestamp(ts.offset, now));
-        self.send.count_sent(range.end - range.start, tsval);
+        self.send.count_sent(range.end - range.start, Some(tsval));
         self.send.last_sent = now;
         let transmit = self.carry(now, range, true);
         self.arm(now, false);
@@ -132,8 +132,12 @@ impl Connection {
 
     /// New data, or the FIN.
     fn transmit_new(&mut self, now: Instant) -> Option<Transmit> {
-        if self.send.board.is_empty() && now.since(self.send.last_sent) > self.send.rtt.rto(0) {
-            self.send.congestion.on_idle();
+        let (idle, rto) = (now.since(self.send.last_sent), self.send.rtt.rto(0));
+        if self.send.board.is_empty() && idle > rto && self.send.unsent() > 0 {
+            // Not zero: a timeout is longer than its floor.
+            let timeouts = idle.as_nanos() / rto.as_nanos().max(1);
+            self.send.congestion.on_idle(timeouts.min(32) as u32);
+            self.send.last_sent = now;
         }
         let range = self.send.next_new()?;
         Some(self.first(now, range))

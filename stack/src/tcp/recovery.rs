@@ -1,10 +1,12 @@
 //! Loss detection and recovery: which of the sent bytes are lost (RACK-TLP, RFC 8985; NewReno, RFC 6582, when the peer
-//! has no SACK), how fast the window comes down meanwhile (PRR, RFC 6937), and when it was all a mistake (Eifel, RFC
-//! 3522).
+//! has no SACK), how fast the window comes down meanwhile (PRR, RFC 6937), and when it was all a mistake: by the echo of a
+//! timestamp (Eifel, RFC 3522), by reports that everything sent again arrived twice (DSACK, RFC 3708), or, for a peer
+//! without timestamps, by what a little new data brings back after a timeout (F-RTO, RFC 5682).
 //!
 //! RACK replaces the counting rules of RFC 6675 §4 (IsLost): until reordering has been seen its window is zero as soon as
 //! three segments' worth is sacked, which is the old threshold.
 
+use core::ops::Range;
 use core::time::Duration;
 
 use super::congestion::Saved;
@@ -14,6 +16,12 @@ use crate::clock::Instant;
 
 /// RFC 5681 §3.2, DupThresh.
 const DUP_THRESH: u64 = 3;
+
+/// RFC 8985 §6.2, step 4: recoveries after which a widened reordering window is forgotten.
+const REO_WND_PERSIST: u32 = 16;
+
+/// The widest reordering window in quarters of a round trip; it ends at SRTT anyhow.
+const MAX_REO_WND_MULT: u32 = 64;
 
 /// Where the sender stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,9 +45,27 @@ pub(super) enum Phase {
 #[derive(Debug, Clone)]
 struct Undo {
     saved: Saved,
+    /// SND.UNA when it began.
+    from: u64,
     /// TSval of the first retransmission, once it is out. An acknowledgement that echoes an older one was caused by the
     /// original.
     first_again: Option<u32>,
+    /// The echo has spoken: the loss was real.
+    judged: bool,
+    /// Bytes sent again, and bytes that the peer reported to have got twice.
+    repeated: u64,
+    reported: u64,
+}
+
+/// F-RTO (RFC 5682 §2.1): how far the question is whether a timeout was spurious.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Frto {
+    /// It is not asked, or answered.
+    Off,
+    /// The first segment was sent again.
+    Repeated,
+    /// That was acknowledged, and new data is on its way instead of what was taken for lost.
+    NewData,
 }
 
 /// A tail loss probe is out.
@@ -66,6 +92,10 @@ pub(super) struct Recovery {
     reordering_seen: bool,
     /// RACK.reo_wnd_mult: grows when a duplicate shows that the window was too short.
     reo_wnd_mult: u32,
+    /// Recoveries until it shrinks back, and SND.NXT when it grew last: once a round trip.
+    reo_wnd_persist: u32,
+    dsack_round: u64,
+    frto: Frto,
     /// Duplicate acknowledgements without SACK, in bytes they stand for.
     pub(super) duplicates: u64,
     probe: Option<Probe>,
@@ -81,7 +111,8 @@ pub(super) struct AckInfo<'a> {
     pub(super) advanced: u64,
     /// It moved nothing and says nothing new but that something arrived (RFC 5681 §2).
     pub(super) duplicate: bool,
-    pub(super) dsack: bool,
+    /// What arrived twice, if it says so.
+    pub(super) dsack: Option<Range<u64>>,
     pub(super) tsecr: Option<u32>,
     pub(super) sack_permitted: bool,
     /// Bytes in flight before it.
@@ -100,6 +131,9 @@ impl Recovery {
             rack_rtt: Duration::ZERO,
             reordering_seen: false,
             reo_wnd_mult: 1,
+            reo_wnd_persist: 0,
+            dsack_round: 0,
+            frto: Frto::Off,
             duplicates: 0,
             probe: None,
             undo: None,
@@ -110,6 +144,11 @@ impl Recovery {
     /// Whether a tail loss probe may be scheduled: RFC 8985 §7.2, not while one is out, not in recovery.
     pub(super) fn may_probe(&self) -> bool {
         self.probe.is_none() && self.phase == Phase::Open
+    }
+
+    /// Whether what is taken for lost must not be sent again yet, as the next acknowledgement will say whether it is.
+    pub(super) fn waits_for_verdict(&self) -> bool {
+        self.frto == Frto::NewData
     }
 }
 
@@ -128,12 +167,10 @@ impl Send {
 
     /// Draws the conclusions from an acknowledgement. Returns when to look again for losses (the reordering timer).
     pub(super) fn recover(&mut self, ack: &AckInfo<'_>) -> Option<Instant> {
-        self.check_undo(ack);
+        self.check_echo(ack);
+        self.check_duplicates(ack);
+        self.check_new_data(ack);
         self.check_probe(ack);
-        if ack.dsack && self.recovery.reordering_seen {
-            // RFC 8985 §6.2, step 4: "if an ACK ... with DSACK ... RACK.reo_wnd_mult += 1".
-            self.recovery.reo_wnd_mult = (self.recovery.reo_wnd_mult + 1).min(16);
-        }
         let mut delivered = ack.delivery.bytes;
         let look_again = if ack.sack_permitted {
             self.rack(ack)
@@ -149,18 +186,14 @@ impl Send {
             self.enter(ack.prior_in_flight);
             self.recovery.force = false;
             self.recovery.undo = None;
-            self.cwr = true;
         }
         match self.recovery.phase {
-            Phase::Recovery { .. } | Phase::Loss
-                if self.una >= self.recovery.recover && !(was_open && ack.ece) =>
-            {
+            // All that was in flight at the signal is acknowledged, or was before it came.
+            Phase::Recovery { .. } | Phase::Loss if self.una >= self.recovery.recover => {
                 if self.recovery.phase != Phase::Loss {
                     self.congestion.cwnd = self.congestion.ssthresh;
                 }
-                self.recovery.phase = Phase::Open;
-                self.recovery.duplicates = 0;
-                self.recovery.undo = None;
+                self.leave();
             }
             Phase::Recovery { .. } => self.reduce(delivered),
             Phase::Loss | Phase::Open => {}
@@ -255,14 +288,9 @@ impl Send {
 
     /// Begins fast recovery.
     fn enter(&mut self, in_flight: u64) {
-        let saved = self.congestion.save();
+        self.reduce_threshold();
         let mss = self.segment();
-        self.congestion.on_congestion(mss);
         let recovery = &mut self.recovery;
-        recovery.undo = Some(Undo {
-            saved,
-            first_again: None,
-        });
         recovery.recover = self.nxt;
         recovery.phase = Phase::Recovery {
             flight: in_flight.max(mss),
@@ -271,6 +299,41 @@ impl Send {
         };
         recovery.force = true;
         recovery.probe = None;
+    }
+
+    /// The window is too large: sets `ssthresh`, and keeps what it was.
+    ///
+    /// RFC 7661 §4.4.1: a window that was not in use says nothing of the path, so what was in use counts.
+    fn reduce_threshold(&mut self) {
+        let used = if self.cwnd_limited() {
+            self.congestion.cwnd
+        } else {
+            // The initial window needs no proof.
+            self.peak().max(self.congestion.initial_window())
+        };
+        self.recovery.undo = Some(Undo {
+            saved: self.congestion.save(),
+            from: self.una,
+            first_again: None,
+            judged: false,
+            repeated: 0,
+            reported: 0,
+        });
+        self.congestion.on_congestion(used, self.segment());
+        // RFC 3168 §6.1.2: told to the peer whatever the reason was.
+        self.cwr = true;
+    }
+
+    /// Everything that was in flight when recovery began is acknowledged.
+    fn leave(&mut self) {
+        let recovery = &mut self.recovery;
+        recovery.phase = Phase::Open;
+        recovery.duplicates = 0;
+        recovery.frto = Frto::Off;
+        recovery.reo_wnd_persist = recovery.reo_wnd_persist.saturating_sub(1);
+        if recovery.reo_wnd_persist == 0 {
+            recovery.reo_wnd_mult = 1;
+        }
     }
 
     /// RFC 6937 §3: "if (pipe > ssthresh) sndcnt = CEIL(prr_delivered * ssthresh / RecoverFS) - prr_out", else slow start
@@ -296,27 +359,26 @@ impl Send {
         self.congestion.cwnd = (pipe + quota).max(mss);
     }
 
-    /// Bytes went out; `again` is the segment's TSval when they were lost ones.
-    pub(super) fn count_sent(&mut self, bytes: u64, again: Option<u32>) {
+    /// Bytes went out; `again` is the segment's TSval, if it has one, when they were lost ones.
+    pub(super) fn count_sent(&mut self, bytes: u64, again: Option<Option<u32>>) {
         if let Phase::Recovery { out, .. } = &mut self.recovery.phase {
             *out += bytes;
         }
-        if let (Some(tsval), Some(undo)) = (again, &mut self.recovery.undo) {
-            undo.first_again.get_or_insert(tsval);
+        if let (Some(tsval), Some(undo)) = (again, &mut self.recovery.undo)
+            && self.recovery.phase != Phase::Open
+        {
+            undo.first_again = undo.first_again.or(tsval);
+            undo.repeated += bytes;
         }
     }
 
-    /// The retransmission timer fired.
-    pub(super) fn on_retransmission_timeout(&mut self) {
+    /// The retransmission timer fired; `timestamps` are in use.
+    pub(super) fn on_retransmission_timeout(&mut self, timestamps: bool) {
         let mss = self.segment();
+        let first = self.recovery.phase != Phase::Loss;
         if self.recovery.phase == Phase::Open {
             // RFC 5681 §3.1: ssthresh is reduced once, "when ... the given segment has not yet been resent".
-            let saved = self.congestion.save();
-            self.recovery.undo = Some(Undo {
-                saved,
-                first_again: None,
-            });
-            self.congestion.on_congestion(mss);
+            self.reduce_threshold();
         }
         self.congestion.on_timeout(mss);
         self.recovery.phase = Phase::Loss;
@@ -324,33 +386,91 @@ impl Send {
         self.recovery.duplicates = 0;
         self.recovery.force = true;
         self.recovery.probe = None;
+        self.recovery.frto = if first && !timestamps {
+            Frto::Repeated
+        } else {
+            Frto::Off
+        };
         self.board.lose_all();
+    }
+
+    /// The loss was none.
+    fn undo(&mut self) {
+        let Some(undo) = self.recovery.undo.take() else {
+            return;
+        };
+        self.congestion.undo(undo.saved);
+        if self.recovery.phase != Phase::Loss {
+            // Not a timeout too early but segments out of order made us think so.
+            self.recovery.reordering_seen = true;
+        }
+        if self.recovery.phase != Phase::Open {
+            self.board.unlose();
+            self.recovery.phase = Phase::Open;
+            self.recovery.duplicates = 0;
+            self.recovery.frto = Frto::Off;
+        }
+        self.recovery.undone += 1;
     }
 
     /// RFC 3522 §3.2: "If the value of the Timestamp Echo Reply field of the ACK is smaller than RetransmitTS then ... the
     /// retransmission was spurious". The first acknowledgement that moves SND.UNA decides.
-    fn check_undo(&mut self, ack: &AckInfo<'_>) {
+    fn check_echo(&mut self, ack: &AckInfo<'_>) {
         if ack.advanced == 0 || self.recovery.phase == Phase::Open {
             return;
         }
-        let first_again = self
-            .recovery
-            .undo
-            .as_ref()
-            .and_then(|undo| undo.first_again);
-        let (Some(first_again), Some(tsecr)) = (first_again, ack.tsecr) else {
+        let (Some(undo), Some(tsecr)) = (&mut self.recovery.undo, ack.tsecr) else {
             return;
         };
-        let Some(undo) = self.recovery.undo.take() else {
+        let Some(first_again) = undo.first_again.filter(|_| !undo.judged) else {
             return;
         };
+        undo.judged = true;
         if (tsecr.wrapping_sub(first_again) as i32) < 0 {
-            self.congestion.undo(undo.saved);
-            self.board.unlose();
-            self.recovery.phase = Phase::Open;
-            self.recovery.duplicates = 0;
-            self.recovery.reordering_seen = true;
-            self.recovery.undone += 1;
+            self.undo();
+        }
+    }
+
+    /// A range arrived twice. RFC 8985 §6.2, step 4: the reordering window grows, once a round trip. RFC 3708 §2: when all that
+    /// was sent again arrived twice, none of it was lost; the reports may come when recovery is over.
+    fn check_duplicates(&mut self, ack: &AckInfo<'_>) {
+        let Some(dsack) = &ack.dsack else {
+            return;
+        };
+        let recovery = &mut self.recovery;
+        if self.una >= recovery.dsack_round {
+            recovery.dsack_round = self.nxt;
+            recovery.reo_wnd_mult = (recovery.reo_wnd_mult + 1).min(MAX_REO_WND_MULT);
+            recovery.reo_wnd_persist = REO_WND_PERSIST;
+        }
+        if let Some(undo) = &mut recovery.undo
+            && dsack.start >= undo.from
+            && dsack.end <= recovery.recover
+        {
+            undo.reported += dsack.end - dsack.start;
+            if undo.repeated > 0 && undo.reported >= undo.repeated {
+                self.undo();
+            }
+        }
+    }
+
+    /// RFC 5682 §2.1, steps 2 and 3: the first acknowledgement after a timeout lets out new data; when the second one moves
+    /// SND.UNA too, it acknowledges what was not sent again, and the timeout was spurious.
+    fn check_new_data(&mut self, ack: &AckInfo<'_>) {
+        let says_lost = ack.duplicate || ack.delivery.sacked > 0;
+        match self.recovery.frto {
+            Frto::Off => {}
+            Frto::Repeated if ack.advanced > 0 => {
+                let some = self.unsent().min(self.window_room()) >= self.segment();
+                self.recovery.frto = if self.una < self.recovery.recover && some {
+                    Frto::NewData
+                } else {
+                    Frto::Off
+                };
+            }
+            Frto::NewData if ack.advanced > 0 => self.undo(),
+            Frto::Repeated | Frto::NewData if says_lost => self.recovery.frto = Frto::Off,
+            Frto::Repeated | Frto::NewData => {}
         }
     }
 
@@ -376,11 +496,12 @@ impl Send {
             (Some(sent), Some(tsecr)) => (tsecr.wrapping_sub(sent) as i32) < 0,
             (Some(_), None) => false,
         };
-        if original_arrived || ack.dsack || ack.duplicate {
+        if original_arrived || ack.dsack.is_some() || ack.duplicate {
             self.recovery.probe = None;
         } else if self.una > probe.end {
             self.recovery.probe = None;
-            self.congestion.on_congestion(self.segment());
+            self.reduce_threshold();
+            self.recovery.undo = None;
             self.congestion.cwnd = self.congestion.cwnd.min(self.congestion.ssthresh);
         }
     }

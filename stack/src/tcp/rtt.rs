@@ -2,6 +2,9 @@
 
 use core::time::Duration;
 
+/// The clock of timestamps.
+const TICK: Duration = Duration::from_millis(1);
+
 /// The estimator's state.
 #[derive(Debug, Clone)]
 pub(super) struct RttEstimator {
@@ -34,6 +37,15 @@ impl RttEstimator {
     /// 200 ms beyond a round trip of 300 ms.
     pub(super) fn sample(&mut self, rtt: Duration) {
         self.min_rtt = Some(self.min_rtt.map_or(rtt, |min| min.min(rtt)));
+        self.smooth(rtt);
+    }
+
+    /// A round trip was measured by timestamps, whose ticks of a millisecond are too coarse to say what the shortest was.
+    pub(super) fn sample_coarse(&mut self, rtt: Duration) {
+        self.smooth(rtt.max(TICK));
+    }
+
+    fn smooth(&mut self, rtt: Duration) {
         let srtt = match self.srtt {
             None => {
                 self.rttvar = rtt / 2;

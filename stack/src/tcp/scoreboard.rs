@@ -4,6 +4,9 @@
 //! merged where neighbours share a fate. Offsets are 64-bit sequence offsets: 0 the SYN, 1 the stream's first byte; a
 //! FIN is one more byte at the end. Entries are contiguous from SND.UNA to SND.NXT, so a lookup is a binary search; sums
 //! are kept, so the bytes in flight (`pipe` of RFC 6675) cost nothing to know.
+//!
+//! Beside the entries, which lie in sequence order, a log holds the transmissions in order of time, which is the order
+//! in which RACK gives up on them: looking for losses costs what it finds, however much is in flight.
 
 use core::ops::Range;
 use core::time::Duration;
@@ -36,6 +39,15 @@ impl Sent {
     }
 }
 
+/// A transmission in the log. What of its range was delivered, lost or sent again since has another fate or time in the
+/// entries.
+#[derive(Debug, Clone)]
+struct Logged {
+    at: Instant,
+    start: u64,
+    end: u64,
+}
+
 /// A transmission, ordered as RFC 8985 §5.2 orders them: by time, by sequence where times are equal.
 pub(super) type Transmission = (Instant, u64);
 
@@ -44,6 +56,8 @@ pub(super) type Transmission = (Instant, u64);
 pub(super) struct Delivery {
     now: Instant,
     min_rtt: Duration,
+    /// TSecr, and the offset of our timestamps.
+    echo: Option<(u32, u32)>,
     /// Bytes newly known to have arrived.
     pub(super) bytes: u64,
     /// Of these, bytes by SACK blocks.
@@ -59,10 +73,11 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(now: Instant, min_rtt: Duration) -> Delivery {
+    pub(super) fn new(now: Instant, min_rtt: Duration, echo: Option<(u32, u32)>) -> Delivery {
         Delivery {
             now,
             min_rtt,
+            echo,
             bytes: 0,
             sacked: 0,
             sent_once_at: None,
@@ -76,9 +91,12 @@ impl Delivery {
         self.bytes += bytes;
         if sent.again {
             self.again = true;
-            // RFC 8985 §6.2, step 2: a retransmitted segment "acknowledged less than RACK.min_RTT ago" may be the
-            // original that arrived late: no conclusion.
-            if self.now.since(sent.at) < self.min_rtt {
+            // RFC 8985 §6.2, step 2: what was sent again and is acknowledged less than a round trip later, or with the echo of an
+            // older timestamp, may be the original that arrived late: no conclusion.
+            let older = |(tsecr, offset): (u32, u32)| {
+                (tsecr.wrapping_sub(super::timestamp(offset, sent.at)) as i32) < 0
+            };
+            if self.now.since(sent.at) < self.min_rtt || self.echo.is_some_and(older) {
                 return;
             }
         } else {
@@ -94,6 +112,8 @@ impl Delivery {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scoreboard {
     sent: VecDeque<Sent>,
+    /// Transmissions by time; those whose range is acknowledged go when they come to the front.
+    log: VecDeque<Logged>,
     in_flight: u64,
     sacked: u64,
     lost: u64,
@@ -126,6 +146,7 @@ impl Scoreboard {
     /// New bytes went out.
     pub(super) fn sent(&mut self, range: Range<u64>, at: Instant) {
         self.in_flight += range.end - range.start;
+        self.record(&range, at);
         if let Some(last) = self.sent.back_mut()
             && last.at == at
             && last.fate == Fate::InFlight
@@ -141,6 +162,26 @@ impl Scoreboard {
             fate: Fate::InFlight,
             again: false,
         });
+    }
+
+    fn record(&mut self, range: &Range<u64>, at: Instant) {
+        if let Some(last) = self.log.back_mut()
+            && last.at == at
+            && last.end == range.start
+        {
+            last.end = range.end;
+            return;
+        }
+        self.log.push_back(Logged {
+            at,
+            start: range.start,
+            end: range.end,
+        });
+    }
+
+    /// When the first unacknowledged byte was sent last.
+    pub(super) fn oldest_at(&self) -> Option<Instant> {
+        self.sent.front().map(|sent| sent.at)
     }
 
     fn sum(&mut self, fate: Fate) -> &mut u64 {
@@ -191,6 +232,9 @@ impl Scoreboard {
                 self.sent.pop_front();
             }
         }
+        while self.log.front().is_some_and(|logged| logged.end <= una) {
+            self.log.pop_front();
+        }
         self.fack = self.fack.max(una);
         self.lost_from = self.lost_from.max(una);
     }
@@ -233,27 +277,69 @@ impl Scoreboard {
     }
 
     /// RFC 8985 §6.2, step 5 (RACK_detect_loss): marks as lost what was sent before the newest delivered transmission and
-    /// more than `window` (RACK.rtt + RACK.reo_wnd) ago. Returns how long until the next range would be, if any.
+    /// more than `window` (RACK.rtt + RACK.reo_wnd) ago. Returns how long until the next range would be, if any: the RFC
+    /// arms its timer for the last of them, but the first can be sent again as soon as it is known to be lost.
     pub(super) fn detect_lost(
         &mut self,
         now: Instant,
         newest: Transmission,
         window: Duration,
     ) -> Option<Duration> {
-        let mut wait: Option<Duration> = None;
-        for index in 0..self.sent.len() {
-            let sent = &self.sent[index];
-            if sent.fate != Fate::InFlight || (sent.at, sent.end) >= newest {
-                continue;
+        while let Some(logged) = self.log.front().cloned() {
+            if (logged.at, logged.start) >= newest {
+                return None;
             }
-            let due = sent.at + window;
-            if due <= now {
-                self.set(index, Fate::Lost);
+            let end = if logged.at == newest.0 {
+                logged.end.min(newest.1)
             } else {
-                wait = wait.max(Some(due.since(now)));
+                logged.end
+            };
+            let due = logged.at + window;
+            if due > now {
+                if self.is_out(&logged) {
+                    return Some(due.since(now));
+                }
+            } else {
+                self.lose(logged.at, logged.start..end);
+                if end < logged.end {
+                    // What was sent at the same time and lies behind what arrived may still arrive.
+                    self.log[0].start = end;
+                    return None;
+                }
             }
+            self.log.pop_front();
         }
-        wait
+        None
+    }
+
+    /// Whether some of a logged transmission is still the last one of its range, and in flight.
+    fn is_out(&self, logged: &Logged) -> bool {
+        let first = self.sent.partition_point(|sent| sent.end <= logged.start);
+        self.sent
+            .range(first..)
+            .take_while(|sent| sent.start < logged.end)
+            .any(|sent| sent.fate == Fate::InFlight && sent.at == logged.at)
+    }
+
+    /// What of `range` is in flight since `at` is lost.
+    fn lose(&mut self, at: Instant, range: Range<u64>) {
+        let mut index = self.sent.partition_point(|sent| sent.end <= range.start);
+        while let Some(sent) = self.sent.get(index) {
+            if sent.start >= range.end {
+                break;
+            }
+            if sent.fate == Fate::InFlight && sent.at == at {
+                if sent.start < range.start {
+                    self.split(index, range.start);
+                    index += 1;
+                }
+                if self.sent[index].end > range.end {
+                    self.split(index, range.end);
+                }
+                self.set(index, Fate::Lost);
+            }
+            index += 1;
+        }
     }
 
     /// The first `mss` bytes are lost (NewReno, which knows no more).
@@ -283,6 +369,7 @@ impl Scoreboard {
                 self.set(index, Fate::Lost);
             }
         }
+        self.log.clear();
     }
 
     /// A loss was not one: what is marked lost is in flight after all.
@@ -292,6 +379,16 @@ impl Scoreboard {
                 self.set(index, Fate::InFlight);
             }
         }
+        let out = self.sent.iter().filter(|sent| sent.fate == Fate::InFlight);
+        let mut log: Vec<Logged> = out
+            .map(|sent| Logged {
+                at: sent.at,
+                start: sent.start,
+                end: sent.end,
+            })
+            .collect();
+        log.sort_by_key(|logged| (logged.at, logged.end));
+        self.log = log.into();
     }
 
     /// The first lost range, cut after `limit` bytes.
@@ -315,6 +412,7 @@ impl Scoreboard {
 
     /// `range`, lost before or not (a probe), was sent again.
     pub(super) fn sent_again(&mut self, range: Range<u64>, at: Instant) {
+        self.record(&range, at);
         let mut index = self.sent.partition_point(|sent| sent.end <= range.start);
         if self
             .sent
@@ -383,7 +481,7 @@ mod tests {
     #[test]
     fn a_hole_is_lost_once_a_later_transmission_arrived() {
         let mut board = ten_segments();
-        let mut delivery = Delivery::new(at(50), Duration::ZERO);
+        let mut delivery = Delivery::new(at(50), Duration::ZERO, None);
         board.acknowledge(101, &mut delivery);
         board.sack(301..601, &mut delivery);
         board.check();
@@ -414,7 +512,7 @@ mod tests {
     #[test]
     fn reneging_is_met_at_a_timeout() {
         let mut board = ten_segments();
-        let mut delivery = Delivery::new(at(50), Duration::ZERO);
+        let mut delivery = Delivery::new(at(50), Duration::ZERO, None);
         board.sack(101..301, &mut delivery);
         board.lose_all();
         assert_eq!((board.lost(), board.sacked()), (800, 200));
@@ -430,13 +528,23 @@ mod tests {
             let (mut una, mut nxt) = (1u64, 1u64);
             for (now, (what, a, len)) in steps.into_iter().enumerate() {
                 let now = at(now as u64 / 2);
-                let mut delivery = Delivery::new(now, Duration::ZERO);
+                let mut delivery = Delivery::new(now, Duration::ZERO, None);
                 match what {
                     0 => { board.sent(nxt..nxt + len, now); nxt += len; }
                     1 => { una = (una + a % 500).min(nxt); board.acknowledge(una, &mut delivery); }
                     2 => { let left = (una + a).min(nxt); let right = (left + len).min(nxt);
                            if left < right { board.sack(left..right, &mut delivery); } }
-                    3 => { board.detect_lost(now, (now, nxt), Duration::from_millis(3)); }
+                    3 => {
+                        // The log finds exactly what a scan would.
+                        let newest = (now - Duration::from_millis(a % 5), nxt + 1);
+                        let window = Duration::from_millis(len % 4);
+                        let due = |sent: &&Sent| sent.fate == Fate::InFlight && (sent.at, sent.end) < newest && sent.at + window <= now;
+                        let expected: u64 = board.sent.iter().filter(due).map(Sent::len).sum();
+                        let before = board.lost();
+                        board.detect_lost(now, newest, window);
+                        prop_assert_eq!(board.lost() - before, expected);
+                    }
+                    5 if a % 3 == 0 => board.unlose(),
                     4 => { if let Some(range) = board.next_lost(len) { board.sent_again(range, now); } }
                     _ => board.lose_all(),
                 }

@@ -3,6 +3,7 @@
 //! Offsets are 64-bit sequence offsets: 0 our SYN, 1 the stream's first byte, 1 + appended the FIN.
 
 use core::ops::Range;
+use core::time::Duration;
 
 use super::config::Config;
 use super::congestion::{Ack, Congestion};
@@ -14,6 +15,9 @@ use crate::clock::Instant;
 
 /// The longest payload of a super-segment: 65,535 less the largest IP and TCP headers.
 const MAX_SUPER: u64 = 65_535 - 40 - 60;
+
+/// RFC 7765 §4, rrthresh.
+const RESTART_THRESHOLD: u64 = 4;
 
 /// State of the sending half.
 #[derive(Debug)]
@@ -48,10 +52,28 @@ pub(super) struct Send {
     pub(super) rtt: RttEstimator,
     /// Congestion window reduced: to be told to the peer with the next new data (RFC 3168 §6.1.2).
     pub(super) cwr: bool,
-    /// The most that was in flight in this round or the last, and where the round ends.
-    max_in_flight: u64,
+    /// The most that was in flight in this round and in the last, and where the round ends.
+    peak: u64,
+    last_peak: u64,
     round_end: u64,
     pub(super) last_sent: Instant,
+}
+
+/// An acceptable acknowledgement.
+pub(super) struct Acknowledgement<'a> {
+    pub(super) now: Instant,
+    /// The offset it acknowledges, within what it may.
+    pub(super) ack: u64,
+    pub(super) blocks: &'a [(SeqNumber, SeqNumber)],
+    /// It is a duplicate as RFC 5681 §2 defines it.
+    pub(super) duplicate: bool,
+    /// TSecr and the offset of our timestamps, and the round trip that the two mean.
+    pub(super) echo: Option<(u32, u32)>,
+    pub(super) echo_rtt: Option<Duration>,
+    /// SACK is agreed on.
+    pub(super) sack: bool,
+    /// The peer echoes congestion.
+    pub(super) ece: bool,
 }
 
 /// What an acknowledgement did.
@@ -92,7 +114,8 @@ impl Send {
             recovery: Recovery::new(),
             rtt: RttEstimator::new(config.initial_rto, config.rto_min, config.rto_max),
             cwr: false,
-            max_in_flight: 0,
+            peak: 0,
+            last_peak: 0,
             round_end: 0,
             last_sent: now,
         }
@@ -132,6 +155,18 @@ impl Send {
         (self.una + self.wnd).saturating_sub(self.nxt)
     }
 
+    /// When to time out. RFC 7765 §4: with fewer than four segments out and nothing to follow them, duplicates will not come
+    /// to tell of a loss, so the timer runs from when the oldest of them was sent, not from the last acknowledgement.
+    pub(super) fn timeout(&self, now: Instant, rto: Duration) -> Instant {
+        let few = self.nxt - self.una < RESTART_THRESHOLD * self.segment() && self.unsent() == 0;
+        self.board
+            .oldest_at()
+            .filter(|_| few)
+            .map(|at| at + rto)
+            .filter(|at| *at > now)
+            .unwrap_or(now + rto)
+    }
+
     /// See [`Connection::send_room`](super::Connection::send_room).
     pub(super) fn room(&self) -> u64 {
         let unsent = self.unsent();
@@ -145,22 +180,12 @@ impl Send {
         }
     }
 
-    /// The peer's acknowledgement `ack`, within what it may acknowledge, with SACK blocks.
-    pub(super) fn on_ack(
-        &mut self,
-        now: Instant,
-        ack: u64,
-        blocks: &[(SeqNumber, SeqNumber)],
-        (duplicate, tsecr, ts_rtt, sack_permitted, ece): (
-            bool,
-            Option<u32>,
-            Option<core::time::Duration>,
-            bool,
-            bool,
-        ),
-    ) -> Acked {
+    /// The peer acknowledged something, or reports what it holds.
+    pub(super) fn on_ack(&mut self, given: &Acknowledgement<'_>) -> Acked {
+        let (now, ack) = (given.now, given.ack);
         let prior_in_flight = self.in_flight();
-        let mut delivery = Delivery::new(now, self.rtt.min_rtt().unwrap_or_default());
+        let min_rtt = self.rtt.min_rtt().unwrap_or_default();
+        let mut delivery = Delivery::new(now, min_rtt, given.echo);
         let advanced = ack.saturating_sub(self.una);
         if advanced > 0 {
             self.board.acknowledge(ack, &mut delivery);
@@ -168,39 +193,26 @@ impl Send {
             self.nxt = self.nxt.max(ack);
             self.max = self.max.max(ack);
         }
-        let mut dsack = false;
-        for (index, &(left, right)) in blocks.iter().enumerate() {
-            let left = left.unwrap_near(self.iss, self.una);
-            let right = right.unwrap_near(self.iss, self.una);
-            let (Ok(left), Ok(right)) = (u64::try_from(left), u64::try_from(right)) else {
-                continue;
-            };
-            // RFC 2883 §4: a first block below the acknowledgement is a duplicate's. (One inside the second block is too;
-            // marking it sacked again does nothing.)
-            dsack |= index == 0 && right <= self.una && left < right;
-            if left < right && left >= self.una && right <= self.nxt {
-                self.board.sack(left..right, &mut delivery);
-            }
-        }
-        let rtt = match delivery.sent_once_at {
-            Some(at) => Some(now.since(at)),
-            None if advanced > 0 => ts_rtt,
-            None => None,
-        };
+        let dsack = self.take_blocks(given.blocks, &mut delivery);
+        let rtt = delivery.sent_once_at.map(|at| now.since(at));
         if let Some(rtt) = rtt {
             self.rtt.sample(rtt);
+        } else if advanced > 0
+            && let Some(rtt) = given.echo_rtt
+        {
+            self.rtt.sample_coarse(rtt);
         }
         let was_open = self.recovery.phase != Phase::Loss;
         let look_again = self.recover(&AckInfo {
             now,
             delivery: &delivery,
             advanced,
-            duplicate: duplicate && delivery.sacked == 0,
+            duplicate: given.duplicate && delivery.sacked == 0,
             dsack,
-            tsecr,
-            sack_permitted,
+            tsecr: given.echo.map(|(tsecr, _)| tsecr),
+            sack_permitted: given.sack,
             prior_in_flight,
-            ece,
+            ece: given.ece,
         });
         if delivery.bytes > 0 && !matches!(self.recovery.phase, Phase::Recovery { .. }) {
             let cwnd_limited = self.cwnd_limited() || !was_open;
@@ -217,7 +229,8 @@ impl Send {
         }
         if self.una >= self.round_end {
             self.round_end = self.nxt;
-            self.max_in_flight = self.in_flight();
+            self.last_peak = self.peak;
+            self.peak = self.in_flight();
         }
         Acked {
             advanced: advanced > 0,
@@ -225,19 +238,57 @@ impl Send {
         }
     }
 
+    /// Marks what SACK blocks say the peer holds; returns the range that it got twice, if it says so.
+    fn take_blocks(
+        &mut self,
+        blocks: &[(SeqNumber, SeqNumber)],
+        delivery: &mut Delivery,
+    ) -> Option<Range<u64>> {
+        let mut dsack: Option<Range<u64>> = None;
+        for (index, &(left, right)) in blocks.iter().enumerate() {
+            let left = left.unwrap_near(self.iss, self.una);
+            let right = right.unwrap_near(self.iss, self.una);
+            let (Ok(left), Ok(right)) = (u64::try_from(left), u64::try_from(right)) else {
+                continue;
+            };
+            if left >= right {
+                continue;
+            }
+            // RFC 2883 §4: a first block that lies below the acknowledgement, or within the second block, is what arrived twice.
+            if index == 0 && right <= self.una {
+                dsack = Some(left..right);
+            } else if index == 0
+                && let Some(&(outer_left, outer_right)) = blocks.get(1)
+                && outer_left.unwrap_near(self.iss, self.una) <= left as i64
+                && outer_right.unwrap_near(self.iss, self.una) >= right as i64
+            {
+                dsack = Some(left..right);
+            }
+            if left >= self.una && right <= self.nxt {
+                self.board.sack(left..right, delivery);
+            }
+        }
+        dsack
+    }
+
+    /// The most in flight in this round and the last: how much of the window is in use.
+    pub(super) fn peak(&self) -> u64 {
+        self.peak.max(self.last_peak)
+    }
+
     /// Whether the window was used as far as a sender of super-segments can use it.
-    fn cwnd_limited(&self) -> bool {
-        let cwnd = self.congestion.cwnd;
+    pub(super) fn cwnd_limited(&self) -> bool {
+        let (cwnd, peak) = (self.congestion.cwnd, self.peak());
         if self.congestion.in_slow_start() {
-            cwnd < 2 * self.max_in_flight
+            cwnd < 2 * peak
         } else {
-            self.max_in_flight + self.super_segment().min(cwnd / 3).max(self.segment()) >= cwnd
+            peak + self.super_segment().min(cwnd / 3).max(self.segment()) >= cwnd
         }
     }
 
     /// The next lost range to send again, as far as the windows allow.
     pub(super) fn next_again(&mut self) -> Option<Range<u64>> {
-        if self.board.lost() == 0 {
+        if self.board.lost() == 0 || self.recovery.waits_for_verdict() {
             return None;
         }
         let (segment, room) = (self.segment(), self.cwnd_room());
@@ -311,6 +362,6 @@ impl Send {
         self.nxt = end;
         self.max = self.max.max(end);
         self.last_sent = now;
-        self.max_in_flight = self.max_in_flight.max(self.in_flight());
+        self.peak = self.peak.max(self.in_flight());
     }
 }

@@ -139,9 +139,12 @@ fn a_lost_tail_is_probed_before_the_timeout() {
     open_sack(&format!(
         "{FIVE}
          30 < . 1 ack 4001
-         // Twice the round trip of 10 ms and the peer's delayed acknowledgement come after the timeout of 210 ms, or just so.
-         240 > P. 4001:5001 ack 1
-         250 < . 1 ack 5001"
+         // Twice the round trip and the peer's delayed acknowledgement would come after the timeout, 210 ms after the segment was
+         // sent. The probe takes its place, and the window stays.
+         230 > P. 4001:5001 ack 1
+         230 cwnd 10000
+         240 < . 1 ack 5001
+         240 acked 5000"
     ));
 }
 

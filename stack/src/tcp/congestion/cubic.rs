@@ -14,6 +14,8 @@ const MICROS_CUBED: u128 = 1_000_000_000_000_000_000;
 #[derive(Debug, Clone)]
 struct Epoch {
     start: Instant,
+    /// Until when it has run.
+    counted: Instant,
     /// K of §4.2 in microseconds: when W_cubic reaches W_max.
     k: u64,
     /// Where the cubic's plateau lies, in bytes.
@@ -37,9 +39,8 @@ pub(super) struct Cubic {
 impl Cubic {
     /// Multiplicative decrease: the new `ssthresh`.
     ///
-    /// §4.6: "ssthresh = flight_size * beta_cubic", beta_cubic = 0.7; `cwnd` stands for flight_size, as the window is
-    /// validated (§4.6 allows it when it is). §4.7, fast convergence: "if cwnd < W_max ... W_max = cwnd * (1 + beta_cubic) / 2".
-    pub(super) fn on_congestion(&mut self, cwnd: u64, _mss: u64) -> u64 {
+    /// §4.6: "ssthresh = flight_size * beta_cubic", beta_cubic = 0.7; `cwnd` is what of it was in use. §4.7, fast convergence: "if cwnd < W_max ... W_max = cwnd * (1 + beta_cubic) / 2".
+    pub(super) fn on_congestion(&mut self, cwnd: u64) -> u64 {
         self.w_max = if cwnd < self.w_max {
             cwnd * 17 / 20
         } else {
@@ -55,9 +56,13 @@ impl Cubic {
         self.epoch = None;
     }
 
-    /// §5.8: time in which the application did not fill the window must not count as growth; the epoch starts again.
-    pub(super) fn application_limited(&mut self) {
-        self.epoch = None;
+    /// §5.8: time in which the application did not fill the window is no time in which the path bore it. The epoch's clock
+    /// stood still since the acknowledgement before.
+    pub(super) fn application_limited(&mut self, now: Instant) {
+        if let Some(epoch) = &mut self.epoch {
+            epoch.start += now.since(epoch.counted);
+            epoch.counted = now;
+        }
     }
 
     /// The window after an acknowledgement in congestion avoidance.
@@ -68,6 +73,7 @@ impl Cubic {
             let origin = w_max.max(cwnd);
             Epoch {
                 start: ack.now,
+                counted: ack.now,
                 k: time_to_grow(origin - cwnd, ack.mss),
                 origin,
                 w_est: cwnd,
@@ -75,6 +81,7 @@ impl Cubic {
                 remainder: 0,
             }
         });
+        epoch.counted = ack.now;
         let t = ack.now.since(epoch.start).as_micros() as u64;
         // §4.3: "W_est = W_est + alpha_cubic * (segments_acked / cwnd)", alpha = 3 (1 - beta) / (1 + beta) = 9/17 until
         // W_est reaches cwnd_prior, 1 from there.
@@ -149,7 +156,7 @@ mod tests {
     fn the_window_comes_back_to_w_max_at_k() {
         let mss = 1000;
         let mut cubic = Cubic::default();
-        let mut cwnd = cubic.on_congestion(1_000_000, mss);
+        let mut cwnd = cubic.on_congestion(1_000_000);
         assert_eq!(cwnd, 700_000);
         // K = cbrt(300 / 0.4) = 9.08 s.
         let mut now = Instant::from_millis(5);
@@ -182,9 +189,9 @@ mod tests {
     #[test]
     fn fast_convergence_gives_way() {
         let mut cubic = Cubic::default();
-        assert_eq!(cubic.on_congestion(100_000, 1000), 70_000);
+        assert_eq!(cubic.on_congestion(100_000), 70_000);
         assert_eq!(cubic.w_max, 100_000);
-        assert_eq!(cubic.on_congestion(80_000, 1000), 56_000);
+        assert_eq!(cubic.on_congestion(80_000), 56_000);
         assert_eq!(cubic.w_max, 68_000);
     }
 

@@ -72,6 +72,10 @@ impl Congestion {
         }
     }
 
+    pub(super) fn initial_window(&self) -> u64 {
+        self.initial_window
+    }
+
     pub(super) fn in_slow_start(&self) -> bool {
         self.cwnd < self.ssthresh
     }
@@ -104,7 +108,7 @@ impl Congestion {
         }
         if !ack.cwnd_limited {
             if let Algorithm::Cubic(cubic) = &mut self.algorithm {
-                cubic.application_limited();
+                cubic.application_limited(ack.now);
             }
             return;
         }
@@ -118,12 +122,13 @@ impl Congestion {
         };
     }
 
-    /// Congestion was detected by loss or ECN: sets `ssthresh` and leaves `cwnd` to the caller (PRR brings it down
-    /// during recovery, a timeout cuts it at once).
-    pub(super) fn on_congestion(&mut self, mss: u64) {
+    /// Congestion was detected by loss or ECN when `used` bytes of the window were in use: sets `ssthresh` and leaves `cwnd`
+    /// to the caller (PRR brings it down during recovery, a timeout cuts it at once).
+    pub(super) fn on_congestion(&mut self, used: u64, mss: u64) {
+        let used = used.min(self.cwnd);
         let reduced = match &mut self.algorithm {
-            Algorithm::Cubic(cubic) => cubic.on_congestion(self.cwnd, mss),
-            Algorithm::Reno(_) => self.cwnd / 2,
+            Algorithm::Cubic(cubic) => cubic.on_congestion(used),
+            Algorithm::Reno(_) => used / 2,
         };
         // RFC 5681 §3.1, equation 4: "ssthresh = max (FlightSize / 2, 2*SMSS)".
         self.ssthresh = reduced.max(2 * mss);
@@ -138,10 +143,15 @@ impl Congestion {
         }
     }
 
-    /// Nothing was sent for longer than a retransmission timeout. RFC 5681 §4.1: "a TCP SHOULD set cwnd to no more than
-    /// RW before beginning transmission", RW = min(IW, cwnd).
-    pub(super) fn on_idle(&mut self) {
-        self.cwnd = self.cwnd.min(self.initial_window);
+    /// Nothing was sent for `timeouts` retransmission timeouts. RFC 5681 §4.1: "a TCP SHOULD set cwnd to no more than
+    /// RW before beginning transmission", RW = min(IW, cwnd); RFC 2861 §3.2 goes there by halves, and lets `ssthresh`
+    /// remember three quarters of what the path carried, so that slow start comes back to it.
+    pub(super) fn on_idle(&mut self, timeouts: u32) {
+        if self.cwnd <= self.initial_window {
+            return;
+        }
+        self.ssthresh = self.ssthresh.max(self.cwnd * 3 / 4);
+        self.cwnd = (self.cwnd >> timeouts.min(32)).max(self.initial_window);
         if let Algorithm::Cubic(cubic) = &mut self.algorithm {
             cubic.forget_epoch();
         }
@@ -197,7 +207,7 @@ mod tests {
         assert_eq!(reno.cwnd, 20_000);
         reno.on_ack(ack(10_000, false));
         assert_eq!(reno.cwnd, 20_000, "an unused window does not grow");
-        reno.on_congestion(1000);
+        reno.on_congestion(20_000, 1000);
         assert_eq!((reno.cwnd, reno.ssthresh), (20_000, 10_000));
         reno.on_timeout(1000);
         reno.on_ack(ack(30_000, true));
@@ -208,7 +218,7 @@ mod tests {
     fn an_undone_reduction_leaves_no_trace_in_cwnd() {
         let mut cubic = Congestion::new(CongestionKind::Cubic, 10, 1000);
         let saved = cubic.save();
-        cubic.on_congestion(1000);
+        cubic.on_congestion(10_000, 1000);
         cubic.on_timeout(1000);
         assert_eq!((cubic.cwnd, cubic.ssthresh), (1000, 7000));
         cubic.undo(saved);

@@ -131,7 +131,7 @@ impl Default for SocketOptions {
             nodelay: true,
             keepalive: None,
             adaptive_records: false,
-            receive_buffer: 1 << 20,
+            receive_buffer: 4 << 20,
         }
     }
 }

@@ -32,7 +32,7 @@ pub struct SocketOptions {
     pub keepalive: Option<Duration>,
     /// Records of one MSS while the window is small or after idle, full ones in bulk (DESIGN: adaptive layout).
     pub adaptive_records: bool,
-    /// Largest window to offer, in bytes.
+    /// Largest window to offer, in bytes; it begins smaller and follows what the reader takes.
     pub receive_buffer: usize,
 }
 
@@ -42,7 +42,7 @@ impl Default for SocketOptions {
             nodelay: true,
             keepalive: None,
             adaptive_records: false,
-            receive_buffer: 1 << 20,
+            receive_buffer: 4 << 20,
         }
     }
 }

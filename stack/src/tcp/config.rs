@@ -39,6 +39,12 @@ pub struct Config {
     pub rto_max: Duration,
     /// Retransmission timeout before the first measurement (RFC 6298 §2.1).
     pub initial_rto: Duration,
+    /// Bytes of the stream that may wait at first. From there the window follows what the reader takes in a round trip, up to
+    /// [`Config::recv_buffer`].
+    pub recv_initial: usize,
+    /// Segments that are acknowledged at once at the beginning, after a gap and after idle, when the peer's window may be
+    /// small.
+    pub quick_acks: u32,
     /// How long an acknowledgement may wait for company; RFC 9293 §3.8.6.3 allows up to 500 ms.
     pub delayed_ack: Duration,
     /// Do not hold small segments back (Nagle's algorithm off).
@@ -62,6 +68,8 @@ pub struct Config {
     pub time_wait: Duration,
     /// How long FIN-WAIT-2 lasts after [`close`](super::Connection::close), when no reader is left.
     pub fin_wait: Duration,
+    /// Spread what is sent over the round trip, on paths where that takes a millisecond or more.
+    pub pacing: bool,
     /// Offer or accept timestamps (RFC 7323).
     pub timestamps: bool,
     /// Offer or accept window scaling (RFC 7323).
@@ -70,6 +78,8 @@ pub struct Config {
     pub sack: bool,
     /// Offer or accept explicit congestion notification (RFC 3168).
     pub ecn: bool,
+    /// Accept it from a peer that offers, without offering it: as Linux does by default.
+    pub ecn_passive: bool,
 }
 
 impl Default for Config {
@@ -78,6 +88,8 @@ impl Default for Config {
         Config {
             mss: 1460,
             recv_buffer: 1 << 20,
+            recv_initial: 256 << 10,
+            quick_acks: 16,
             rto_min: Duration::from_millis(200),
             rto_max: Duration::from_secs(60),
             initial_rto: Duration::from_secs(1),
@@ -92,10 +104,12 @@ impl Default for Config {
             initial_window: 10,
             time_wait: Duration::from_secs(60),
             fin_wait: Duration::from_secs(60),
+            pacing: true,
             timestamps: true,
             window_scaling: true,
             sack: true,
             ecn: false,
+            ecn_passive: true,
         }
     }
 }

@@ -92,6 +92,9 @@ pub struct Connection {
     pub(super) stalled_since: Option<Instant>,
     heard: Instant,
     challenges: (Instant, u32),
+    /// Segments still to be acknowledged at once, and when the last one with data came.
+    pub(super) quick_acks: u32,
+    pub(super) data_in_at: Instant,
     /// No reader is left: new data is answered by a reset.
     pub(super) detached: bool,
     pub(super) segments_in: u64,
@@ -111,7 +114,7 @@ impl Connection {
         ts_offset: u32,
         now: Instant,
     ) -> Connection {
-        let mut receive = Receive::new(config.recv_buffer);
+        let mut receive = Receive::new(config.recv_initial, config.recv_buffer, now);
         if config.window_scaling {
             receive.scale = window_scale(config.recv_buffer);
         }
@@ -140,6 +143,8 @@ impl Connection {
             stalled_since: None,
             heard: now,
             challenges: (now, 0),
+            quick_acks: config.quick_acks,
+            data_in_at: now,
             detached: false,
             segments_in: 0,
             segments_out: 0,
@@ -230,7 +235,8 @@ impl Connection {
         self.sack = self.config.sack && options.sack_permitted;
         // RFC 3168 §6.1.1: ECN-setup SYN has ECE and CWR, ECN-setup SYN-ACK has ECE alone.
         let setup = Flags::ECE | Flags::CWR;
-        self.ecn.on = self.config.ecn
+        let accepts = self.config.ecn || self.config.ecn_passive && !self.active;
+        self.ecn.on = accepts
             && if syn.flags.ack() {
                 syn.flags.contains(Flags::ECE) && !syn.flags.contains(Flags::CWR)
             } else {
@@ -288,6 +294,8 @@ impl Connection {
                 self.timers.retransmit = Some(now + self.send.rtt.rto(self.backoff));
             }
         }
+        // The burst that is due goes out with the next `transmit`.
+        expired(&mut self.timers.pace, now);
         if expired(&mut self.timers.persist, now) {
             events |= self.on_persist(now);
         }
@@ -387,6 +395,13 @@ impl Connection {
             ..Owed::default()
         };
         self.syn.due = false;
+    }
+
+    /// Data goes out shortly after data came: a conversation, in which acknowledgements find company.
+    pub(super) fn interactive(&mut self, now: Instant) {
+        if self.bytes_in > 0 && now.since(self.data_in_at) < self.config.delayed_ack {
+            self.quick_acks = 0;
+        }
     }
 
     /// A segment came: the peer lives.

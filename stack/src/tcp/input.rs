@@ -380,10 +380,21 @@ impl Connection {
         }
         let own = u64::from(self.config.mss).saturating_sub(self.send.options_len);
         self.receive.peer_mss = self.receive.peer_mss.max((payload.len() as u64).min(own));
+        if now.since(self.data_in_at) > self.send.rtt.rto(0) {
+            // The peer's window may have shrunk meanwhile.
+            self.quick_acks = self.config.quick_acks;
+        }
+        self.data_in_at = now;
         let inserted = self.receive.insert(seq.max(1) as u64, payload);
         self.bytes_in += inserted.in_order;
+        self.receive.tune(now, self.send.rtt.srtt());
         let two_segments = self.receive.nxt - self.last_ack >= 2 * self.receive.peer_mss;
-        if two_segments || inserted.out_of_order || inserted.duplicate {
+        if inserted.out_of_order || inserted.duplicate {
+            // The peer recovers: it needs every acknowledgement.
+            self.quick_acks = self.config.quick_acks;
+        }
+        if two_segments || inserted.out_of_order || inserted.duplicate || self.quick_acks > 0 {
+            self.quick_acks = self.quick_acks.saturating_sub(1);
             self.owed.ack = true;
         } else if self.timers.acknowledge.is_none() {
             self.timers.acknowledge = Some(now + self.config.delayed_ack);

@@ -2,7 +2,7 @@
 //! values.
 //!
 //! **What it does.** RFC 9293 with window scaling and timestamps (7323), selective acknowledgements (2018, 2883), loss
-//! detection by time (RACK-TLP, 8985), PRR (6937), CUBIC (9438) with HyStart++ (9406) or Reno (5681), ECN (3168),
+//! detection by time (RACK-TLP, 8985), PRR (6937), CUBIC (9438) with HyStart++ (9406) or Reno (5681), pacing, ECN (3168),
 //! SYN cookies (4987), defences
 //! against blind attacks (5961), keep-alive and window probes (1122).
 //!
@@ -23,7 +23,7 @@
 //! | `input`, `output` | a segment's way in (RFC 9293 §3.10.7), a segment's way out |
 //! | `send`, `receive` | the two halves' sequence variables and windows |
 //! | `scoreboard`, `recovery` | what is in flight, what of it is lost, how much may be sent meanwhile |
-//! | `rtt`, `congestion` | estimators |
+//! | `rtt`, `congestion`, `pacing` | how long, how much, how fast |
 //! | `isn`, `cookie`, `reset`, `time_wait` | before and after a connection |
 #![forbid(unsafe_code)]
 
@@ -35,6 +35,7 @@ mod input;
 mod isn;
 mod options;
 mod output;
+mod pacing;
 mod receive;
 mod recovery;
 mod reset;

@@ -115,15 +115,25 @@ impl Connection {
     /// Lost ranges.
     fn transmit_again(&mut self, now: Instant) -> Option<Transmit> {
         let range = self.send.next_again()?;
+        if !self.send.recovery.force && self.holds_back(now) {
+            return None;
+        }
         self.send.board.sent_again(range.clone(), now);
         self.send.recovery.force = false;
         Some(self.repeat(now, range))
+    }
+
+    /// Whether pacing holds data back now; its timer is set then.
+    fn holds_back(&mut self, now: Instant) -> bool {
+        self.timers.pace = self.send.paced_until(now);
+        self.timers.pace.is_some()
     }
 
     /// The segment that carries `range`, sent before.
     fn repeat(&mut self, now: Instant, range: Range<u64>) -> Transmit {
         let tsval = self.timestamps.map(|ts| timestamp(ts.offset, now));
         self.send.count_sent(range.end - range.start, Some(tsval));
+        self.send.pace(now, range.end - range.start);
         self.send.last_sent = now;
         let transmit = self.carry(now, range, true);
         self.arm(now, false);
@@ -140,6 +150,9 @@ impl Connection {
             self.send.last_sent = now;
         }
         let range = self.send.next_new()?;
+        if !range.is_empty() && self.holds_back(now) {
+            return None;
+        }
         Some(self.first(now, range))
     }
 
@@ -147,6 +160,8 @@ impl Connection {
     fn first(&mut self, now: Instant, range: Range<u64>) -> Transmit {
         let fin = self.send.fin && range.end == self.send.end();
         self.send.sent_new(&range, fin, now);
+        self.send.pace(now, range.end - range.start);
+        self.interactive(now);
         self.send.count_sent(range.end - range.start, None);
         self.stalled_since.get_or_insert(now);
         self.owed.window_probe = false;

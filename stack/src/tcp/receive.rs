@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Buf, BytesMut};
+use core::time::Duration;
 
 use super::options::SackBlocks;
 use super::seq::SeqNumber;
+use crate::clock::Instant;
 
 /// Out-of-order slices shorter than this are copied out of their buffer.
 const COPY_BELOW: usize = 4096;
@@ -18,6 +20,9 @@ const MAX_RUNS: usize = 1024;
 
 /// What is offered when memory is short and the reader has taken everything, in segments.
 const PRESSURE_SEGMENTS: u64 = 4;
+
+/// Taken for the round trip until it is measured.
+const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 
 /// Consecutive bytes that wait for the ones before them.
 #[derive(Debug, Default)]
@@ -37,6 +42,16 @@ pub(super) struct Inserted {
     pub(super) duplicate: bool,
 }
 
+/// The last measurement of what the reader takes.
+#[derive(Debug)]
+struct Tuned {
+    at: Instant,
+    /// Bytes of the stream that it had taken.
+    consumed: u64,
+    /// Bytes that it took in a round trip.
+    a_round_trip: u64,
+}
+
 /// Sequence variables, queues and window of the receiving half. Offsets are 64-bit: 0 the peer's SYN.
 #[derive(Debug)]
 pub(super) struct Receive {
@@ -47,7 +62,10 @@ pub(super) struct Receive {
     advertised: u64,
     /// Shift of the window field we send.
     pub(super) scale: u8,
+    /// Bytes that may wait here, and the most that they may become.
     buffer: u64,
+    limit: u64,
+    tuned: Tuned,
     /// Memory is short.
     pressure: bool,
     queue: VecDeque<BytesMut>,
@@ -75,13 +93,20 @@ pub(super) fn window_scale(bytes: usize) -> u8 {
 }
 
 impl Receive {
-    pub(super) fn new(buffer: usize) -> Receive {
+    /// At first `initial` bytes may wait, at most `limit`.
+    pub(super) fn new(initial: usize, limit: usize, now: Instant) -> Receive {
         Receive {
             irs: SeqNumber(0),
             nxt: 0,
             advertised: 0,
             scale: 0,
-            buffer: buffer as u64,
+            buffer: initial.min(limit) as u64,
+            limit: limit as u64,
+            tuned: Tuned {
+                at: now,
+                consumed: 0,
+                a_round_trip: 0,
+            },
             pressure: false,
             queue: VecDeque::new(),
             queued: 0,
@@ -105,6 +130,32 @@ impl Receive {
     /// RCV.WND as offered.
     pub(super) fn window(&self) -> u64 {
         self.advertised.saturating_sub(self.nxt)
+    }
+
+    /// Once a round trip: makes the buffer what the reader takes in two of them, as a window that is lost from must last until
+    /// the repetition arrives; in four while that grows, so that a sender that doubles is not held up. It never shrinks,
+    /// as nothing is taken until the peer fills it.
+    pub(super) fn tune(&mut self, now: Instant, rtt: Option<Duration>) {
+        let (elapsed, rtt) = (now.since(self.tuned.at), rtt.unwrap_or(UNKNOWN_RTT));
+        if elapsed < rtt || self.buffer >= self.limit {
+            return;
+        }
+        let consumed = self.nxt - self.queued - self.taken;
+        let taken =
+            u128::from(consumed - self.tuned.consumed) * rtt.as_nanos() / elapsed.as_nanos().max(1);
+        // Not more than was consumed.
+        let taken = taken as u64;
+        let factor = if taken > self.tuned.a_round_trip {
+            4
+        } else {
+            2
+        };
+        self.buffer = (factor * taken).clamp(self.buffer, self.limit);
+        self.tuned = Tuned {
+            at: now,
+            consumed,
+            a_round_trip: taken,
+        };
     }
 
     /// Whether bytes wait behind a gap.
@@ -342,7 +393,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn receiver() -> Receive {
-        let mut receive = Receive::new(10_000);
+        let mut receive = Receive::new(10_000, 10_000, Instant::ZERO);
         receive.nxt = 1;
         receive.advertise(0);
         receive
@@ -379,7 +430,7 @@ mod tests {
 
     #[test]
     fn the_window_never_moves_left_and_opens_in_steps() {
-        let mut receive = Receive::new(10_000);
+        let mut receive = Receive::new(10_000, 10_000, Instant::ZERO);
         receive.nxt = 1;
         receive.peer_mss = 1000;
         assert_eq!(receive.advertise(0), 10_000);

@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use super::config::Config;
 use super::congestion::{Ack, Congestion};
+use super::pacing::{Pacing, Rate};
 use super::recovery::{AckInfo, Phase, Recovery};
 use super::rtt::RttEstimator;
 use super::scoreboard::{Delivery, Scoreboard};
@@ -57,6 +58,8 @@ pub(super) struct Send {
     last_peak: u64,
     round_end: u64,
     pub(super) last_sent: Instant,
+    /// `None`: off.
+    pacing: Option<Pacing>,
 }
 
 /// An acceptable acknowledgement.
@@ -118,6 +121,7 @@ impl Send {
             last_peak: 0,
             round_end: 0,
             last_sent: now,
+            pacing: config.pacing.then(Pacing::default),
         }
     }
 
@@ -126,10 +130,38 @@ impl Send {
         self.mss - self.options_len
     }
 
-    /// Payload of the largest super-segment: whole segments.
+    /// Payload of the largest super-segment, or paced burst: whole segments.
     fn super_segment(&self) -> u64 {
         let segment = self.segment();
-        (self.max_gso.min(MAX_SUPER) / segment).max(1) * segment
+        let burst = self.rate().map_or(u64::MAX, |rate| rate.burst(segment));
+        (self.max_gso.min(MAX_SUPER).min(burst) / segment).max(1) * segment
+    }
+
+    /// What is paced is paced at this rate.
+    fn rate(&self) -> Option<Rate> {
+        self.pacing?;
+        // The first flight is for the path to bear, as everywhere.
+        if self.nxt <= self.congestion.initial_window() {
+            return None;
+        }
+        let window = self.congestion.cwnd.max(self.in_flight());
+        let doubling = self.congestion.cwnd < self.congestion.ssthresh / 2;
+        Rate::new(window, doubling, self.rtt.srtt()?, self.rtt.min_rtt()?)
+    }
+
+    /// Until when pacing holds back what the windows let out, if it does.
+    pub(super) fn paced_until(&self, now: Instant) -> Option<Instant> {
+        self.rate()?;
+        self.pacing?.blocked(now)
+    }
+
+    /// `bytes` of the stream went out.
+    pub(super) fn pace(&mut self, now: Instant, bytes: u64) {
+        if let Some(rate) = self.rate()
+            && let Some(pacing) = &mut self.pacing
+        {
+            pacing.sent(now, bytes, rate);
+        }
     }
 
     /// End of the stream's bytes, the FIN's offset if there is one.

@@ -11,6 +11,8 @@ pub(super) struct Timers {
     pub(super) probe: Option<Instant>,
     /// Reordering timer of RACK (RFC 8985 §6.3).
     pub(super) reorder: Option<Instant>,
+    /// The next paced burst.
+    pub(super) pace: Option<Instant>,
     /// Zero-window probes, and the override of sender-side SWS avoidance.
     pub(super) persist: Option<Instant>,
     /// Delayed acknowledgement.
@@ -28,6 +30,7 @@ impl Timers {
             self.retransmit,
             self.probe,
             self.reorder,
+            self.pace,
             self.persist,
             self.acknowledge,
             self.keepalive,

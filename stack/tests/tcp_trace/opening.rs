@@ -26,7 +26,8 @@ fn active_open_with_every_option() {
         },
         "0 > S 0 win 65535 <mss 1460,wscale 5,sackOK,ts 0 0>
          30 < S. 0 ack 1 win 1000 <mss 1460,wscale 3,sackOK,ts 700 0>
-         30 > . 1 ack 1 win 32768 <ts 30 700>
+         // The window begins at a quarter of what the shift allows for.
+         30 > . 1 ack 1 win 8192 <ts 30 700>
          40 < . 1 ack 1 win 1000 <ts 710 30>
          40 room 8000",
     );

@@ -31,6 +31,8 @@ pub(crate) fn plain() -> Config {
         mss: 1000,
         max_gso: 1000,
         recv_buffer: 10_000,
+        quick_acks: 0,
+        pacing: false,
         timestamps: false,
         window_scaling: false,
         sack: false,

@@ -17,6 +17,9 @@ use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPa
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
+use pcap_file::pcapng::blocks::name_resolution::{
+    Ipv4Record, Ipv6Record, NameResolutionBlock, Record,
+};
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 use pcap_file::pcapng::blocks::unknown::UnknownBlock;
 use pcap_file::{DataLink, Endianness, PcapError};
@@ -24,6 +27,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, IoSlice, Write};
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -190,6 +194,37 @@ impl Capture {
         let outcome = file
             .writer
             .write_block(&Block::Unknown(block))
+            .map(drop)
+            .map_err(to_io);
+        file.note(outcome);
+    }
+
+    /// Writes who is called what, for programs that show names in the place of addresses.
+    pub fn write_names<'a>(&self, names: impl Iterator<Item = (IpAddr, &'a str)>) {
+        let mut file = self.lock();
+        if file.failed.is_some() {
+            return;
+        }
+        let records = names.map(|(address, name)| {
+            let names = vec![Cow::Borrowed(name)];
+            match address {
+                IpAddr::V4(v4) => Record::Ipv4(Ipv4Record {
+                    ip_addr: Cow::Owned(v4.octets().to_vec()),
+                    names,
+                }),
+                IpAddr::V6(v6) => Record::Ipv6(Ipv6Record {
+                    ip_addr: Cow::Owned(v6.octets().to_vec()),
+                    names,
+                }),
+            }
+        });
+        let block = NameResolutionBlock {
+            records: records.collect(),
+            options: Vec::new(),
+        };
+        let outcome = file
+            .writer
+            .write_block(&Block::NameResolution(block))
             .map(drop)
             .map_err(to_io);
         file.note(outcome);

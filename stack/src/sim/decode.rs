@@ -44,6 +44,11 @@ impl Names {
             .map(|(address, name)| (*address, name.as_str()))
     }
 
+    /// Whose packet this is, by its source address.
+    pub(super) fn sender(&self, packet: &[u8]) -> String {
+        View::parse(packet).map_or_else(|| "?".to_owned(), |view| self.show(view.src))
+    }
+
     /// The host's name, or the address itself.
     fn show(&self, address: IpAddr) -> String {
         self.0

@@ -26,6 +26,7 @@ pub use crate::tcp::Cause;
 pub use stream::Counts;
 
 use super::decode::{Context, Line, Names, View};
+use super::recording::{Recording, Secrets};
 use super::trace::{Journal, Kept, Kind, Parting, Trace};
 use crate::clock::Instant;
 use crate::tcp::{Flags, FlowKey, Segment, SeqNumber};
@@ -36,6 +37,7 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::path::Path;
 use stream::{Broken, Stream};
 use uktls_record::crypto_info::CryptoInfo;
 use uktls_record::suite::NONCE_LEN;
@@ -155,6 +157,7 @@ pub struct Checker {
     /// What was looked up last, by ports.
     recent: Box<[usize; RECENT]>,
     totals: Totals,
+    recording: Option<Recording>,
 }
 
 impl Checker {
@@ -168,6 +171,7 @@ impl Checker {
             streams: Vec::new(),
             recent: Box::new([0; RECENT]),
             totals: Totals::default(),
+            recording: None,
         }
     }
 
@@ -213,6 +217,11 @@ impl Checker {
                 }
                 kept.followed = stream.followed();
             }
+        }
+        if let Some(recording) = &mut self.recording {
+            let name = || self.names.sender(packet);
+            let records = kept.records().unwrap_or_default();
+            recording.sent(now, host, name, packet, records, kept.note);
         }
         let parting = self
             .trace
@@ -265,6 +274,11 @@ impl Checker {
         let kind = Kind::Event(name);
         let content = xxh3_64_with_seed(packet, number);
         self.trace.keep(now, host, kind, packet);
+        if let Some(recording) = &mut self.recording
+            && !packet.is_empty()
+        {
+            recording.happened(name, packet);
+        }
         let outcome = self.trace.mix(now, host, kind, packet, content);
         outcome.map_err(|parting| self.parted(parting))
     }
@@ -405,6 +419,26 @@ impl Checker {
             in_flight: known.stream.in_flight(),
             inside: known.stream.inside(),
         })
+    }
+
+    /// Keeps all packets from now on, for a capture file at `path` with these secrets in it.
+    ///
+    /// # Errors
+    /// The file cannot be created.
+    pub fn record_to(&mut self, path: &Path, secrets: Secrets) -> std::io::Result<()> {
+        self.recording = Some(Recording::create(path, secrets)?);
+        Ok(())
+    }
+
+    /// Writes the capture file, if there is to be one: the run is over, whatever became of it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_recording(&mut self) -> std::io::Result<()> {
+        match self.recording.take() {
+            Some(recording) => recording.write(&self.names),
+            None => Ok(()),
+        }
     }
 
     /// Keeps all events, so that another run can be compared with this one.

@@ -13,6 +13,7 @@
 //! | [`records`] | where TLS and DTLS records begin in passing packets |
 //! | [`invariant`] | what must hold in every run, checked on every packet |
 //! | [`decode`] | a packet as a readable line |
+//! | [`recording`] | a run as a capture file |
 
 pub mod damage;
 pub mod decode;
@@ -24,6 +25,7 @@ pub mod link;
 mod packets;
 pub mod presets;
 pub mod random;
+pub mod recording;
 pub mod records;
 pub mod schedule;
 pub mod shrink;

@@ -30,11 +30,11 @@ use rustls::{
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 use uktls_stack::sim::random::Stream;
+use uktls_stack::sim::recording::EPOCH;
 
-/// 2030-01-01 00:00:00 UTC: what every seeded handshake takes for now.
-pub const NOW: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(1_893_456_000));
+/// What every seeded handshake takes for now: the start of the run.
+pub const NOW: UnixTime = UnixTime::since_unix_epoch(EPOCH);
 
 /// RFC 8410 §7: an Ed25519 private key in PKCS#8, up to its 32 bytes.
 const ED25519_PKCS8: [u8; 16] = [

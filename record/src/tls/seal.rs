@@ -62,6 +62,11 @@ impl Sealer {
         self.keys.sequence()
     }
 
+    /// The nonce of the next record: for whoever checks that none is used twice.
+    pub fn next_nonce(&self) -> [u8; NONCE_LEN] {
+        self.keys.nonce(0)
+    }
+
     /// Protocol version.
     pub fn version(&self) -> ProtocolVersion {
         self.keys.version()

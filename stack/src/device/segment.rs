@@ -8,6 +8,7 @@
 //! fragments are not handled; nothing in this stack makes super-segments of them.
 
 use super::{Malformed, Offload, checksum};
+use bytes::BytesMut;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const TCP: u8 = 6;
@@ -60,6 +61,39 @@ pub fn cut(
             },
         );
         each(scratch);
+    }
+    Ok(segments)
+}
+
+/// Hands `each` every packet that a super-segment stands for, in a buffer of its own; see [`cut`].
+pub fn cut_into(
+    packet: &[u8],
+    offload: &Offload,
+    mut each: impl FnMut(BytesMut),
+) -> Result<usize, Malformed> {
+    let headers = Headers::locate(packet, offload)?;
+    let size = offload.gso.map_or(0, |gso| usize::from(gso.size));
+    if size == 0 {
+        return Err(Malformed::SegmentSize);
+    }
+    let (header, payload) = packet.split_at(headers.length);
+    let segments = payload.len().div_ceil(size).max(1);
+    for index in 0..segments {
+        let offset = index * size;
+        let piece = &payload[offset..payload.len().min(offset + size)];
+        let mut segment = BytesMut::with_capacity(header.len() + piece.len());
+        segment.extend_from_slice(header);
+        segment.extend_from_slice(piece);
+        let last = index + 1 == segments;
+        headers.finish(
+            &mut segment,
+            Place {
+                index,
+                offset,
+                last,
+            },
+        );
+        each(segment);
     }
     Ok(segments)
 }

@@ -14,7 +14,7 @@ use super::job::{Helped, Job, JobKind};
 use super::sigbus::Window;
 use super::source::Then;
 use crate::client_fd::ClientFd;
-use crate::engine::ClientEnd;
+use crate::engine::{ClientEnd, RecordEvent};
 use crate::mark::{HOLD_FILLER, Mark};
 use crate::socket_info::Reason;
 use bytes::Bytes;
@@ -208,7 +208,7 @@ impl Emitter {
             }
             let step = match &self.item {
                 Item::Filler { .. } => self.discard_filler(end),
-                Item::File(_) => self.pull_file(pool, room - produced),
+                Item::File(_) => self.pull_file(end, pool, room - produced),
                 Item::Memory(_) => self.seal_memory(end, pool, room - produced),
                 Item::Bytes | Item::Control { .. } => self.pull_end(end, pool, room - produced),
             };
@@ -277,11 +277,11 @@ impl Emitter {
             tracing::info!("a client's socket is reset: {error}");
             Reason::Aborted
         })?;
-        self.absorb(pool, pulled.plain)?;
+        self.absorb(end, pool, pulled.plain)?;
         if let Item::Control { left, .. } = &mut self.item {
             *left -= pulled.plain;
             if *left == 0 {
-                self.close(pool)?;
+                self.close(end, pool)?;
                 self.item = Item::Bytes;
             }
         }
@@ -289,7 +289,7 @@ impl Emitter {
             Then::More => Ok(Step::Go),
             Then::Drained => {
                 if matches!(self.item, Item::Bytes) && !self.hold_open {
-                    self.close(pool)?;
+                    self.close(end, pool)?;
                 }
                 // A read bounded by a control record's length may have left more behind.
                 Ok(if limit == usize::MAX || pulled.plain < limit {
@@ -299,14 +299,14 @@ impl Emitter {
                 })
             }
             Then::Mark(mark, fds) => {
-                self.on_mark(pool, mark, fds)?;
+                self.on_mark(end, pool, mark, fds)?;
                 Ok(Step::Go)
             }
             Then::Memory(bytes) => {
                 if let Item::Control { .. } = self.item {
                     return Err(Reason::Aborted);
                 }
-                self.close(pool)?;
+                self.close(end, pool)?;
                 self.hold_open = false;
                 self.item = Item::Memory(MemoryRange { bytes, done: 0 });
                 Ok(Step::Go)
@@ -316,7 +316,7 @@ impl Emitter {
                     // As in Linux: a record left open by MSG_MORE is dropped at close.
                     self.open = 0;
                 }
-                self.close(pool)?;
+                self.close(end, pool)?;
                 self.ended = true;
                 Ok(Step::Stop(Filled::End))
             }
@@ -396,7 +396,12 @@ impl Emitter {
     }
 
     /// `n` bytes arrived in the slots: seals the records that are full.
-    fn absorb(&mut self, pool: &mut Pool, n: usize) -> Result<(), Reason> {
+    fn absorb<E: ClientEnd>(
+        &mut self,
+        end: &mut E,
+        pool: &mut Pool,
+        n: usize,
+    ) -> Result<(), Reason> {
         if self.sealer.is_none() {
             self.arena.commit(n);
             return Ok(());
@@ -405,21 +410,21 @@ impl Emitter {
         while self.open >= self.max_payload {
             let rest = self.open - self.max_payload;
             self.open = self.max_payload;
-            self.close(pool)?;
+            self.close(end, pool)?;
             self.open = rest;
         }
         Ok(())
     }
 
     /// Seals the open record, if there is one.
-    fn close(&mut self, pool: &mut Pool) -> Result<(), Reason> {
+    fn close<E: ClientEnd>(&mut self, end: &mut E, pool: &mut Pool) -> Result<(), Reason> {
         if self.open == 0 || self.sealer.is_none() {
             return Ok(());
         }
-        self.seal_open(pool)
+        self.seal_open(end, pool)
     }
 
-    fn seal_open(&mut self, pool: &mut Pool) -> Result<(), Reason> {
+    fn seal_open<E: ClientEnd>(&mut self, end: &mut E, pool: &mut Pool) -> Result<(), Reason> {
         let (prefix, suffix) = self.overhead();
         let content_type = match self.item {
             Item::Control { content_type, .. } => content_type,
@@ -431,31 +436,40 @@ impl Emitter {
             .sealer
             .as_mut()
             .expect("callers checked that there are keys");
+        let nonce = sealer.next_nonce();
         sealer
             .seal_in_place(content_type, record)
             .map_err(|error| {
                 tracing::info!("sending stops: {error}");
                 Reason::KeysExhausted
             })?;
+        let start = self.arena.end();
+        end.observe(|| RecordEvent::Sealed(start..start + len as u64, nonce));
         self.arena.commit(len);
         self.open = 0;
         self.records += 1;
         Ok(())
     }
 
-    fn on_mark(&mut self, pool: &mut Pool, mark: Mark, fds: Vec<ClientFd>) -> Result<(), Reason> {
+    fn on_mark<E: ClientEnd>(
+        &mut self,
+        end: &mut E,
+        pool: &mut Pool,
+        mark: Mark,
+        fds: Vec<ClientFd>,
+    ) -> Result<(), Reason> {
         if let Item::Control { .. } = self.item {
             tracing::info!("a client's socket is reset: a mark inside a control record");
             return Err(Reason::Aborted);
         }
         if mark != Mark::RecordOpen {
-            self.close(pool)?;
+            self.close(end, pool)?;
             self.hold_open = false;
         }
         match mark {
             Mark::RecordEnd => {}
             Mark::RecordOpen => self.hold_open = true,
-            Mark::TxKeys { key_id } => self.use_keys(key_id)?,
+            Mark::TxKeys { key_id } => self.use_keys(end, key_id)?,
             Mark::Record { content_type, len } => {
                 let content_type = ContentType(content_type);
                 self.item = Item::Control {
@@ -464,7 +478,7 @@ impl Emitter {
                 };
                 if len == 0 {
                     if self.sealer.is_some() {
-                        self.seal_open(pool)?;
+                        self.seal_open(end, pool)?;
                     }
                     self.item = Item::Bytes;
                 }
@@ -508,7 +522,7 @@ impl Emitter {
         Ok(())
     }
 
-    fn use_keys(&mut self, key_id: u32) -> Result<(), Reason> {
+    fn use_keys<E: ClientEnd>(&mut self, end: &mut E, key_id: u32) -> Result<(), Reason> {
         let Some((id, keys)) = self.staged.pop_front() else {
             tracing::info!("a client's socket is reset: it named keys that are not staged");
             return Err(Reason::Aborted);
@@ -521,6 +535,8 @@ impl Emitter {
             Some(sealer) => sealer.rekey(&keys).map_err(|_| Reason::Aborted)?,
             None => self.sealer = Some(Sealer::new(&keys).map_err(|_| Reason::Aborted)?),
         }
+        let offset = self.arena.end();
+        end.observe(|| RecordEvent::SealsWith(offset, keys));
         Ok(())
     }
 
@@ -550,37 +566,35 @@ impl Emitter {
             return Ok(Step::Go);
         };
         let overhead = sealer.overhead();
+        let start = self.arena.end();
         let tail = self.arena.room(pool, left.min(payload) + overhead);
-        let (mut from, mut to) = (range.done, 0);
-        let mut batch = sealer.batch();
-        let mut stopped = None;
+        let mut to = 0;
         while to < room {
-            let take = (range.bytes.len() - from).min(payload);
-            if take == 0 || tail.len() - to < take + overhead {
+            let take = (range.bytes.len() - range.done).min(payload);
+            let len = take + overhead;
+            if take == 0 || tail.len() - to < len {
                 break;
             }
-            let sealed = batch.seal_from(
+            let nonce = sealer.next_nonce();
+            let sealed = sealer.seal_from(
                 ContentType::APPLICATION_DATA,
-                &range.bytes[from..from + take],
-                &mut tail[to..to + take + overhead],
+                &range.bytes[range.done..range.done + take],
+                &mut tail[to..to + len],
             );
             if let Err(error) = sealed {
-                stopped = Some(error);
-                break;
+                if to > 0 {
+                    break;
+                }
+                tracing::info!("sending stops: {error}");
+                return Err(Reason::KeysExhausted);
             }
-            from += take;
-            to += take + overhead;
+            let at = start + to as u64;
+            end.observe(|| RecordEvent::Sealed(at..at + len as u64, nonce));
+            range.done += take;
+            to += len;
+            self.records += 1;
         }
-        if let Some(error) = stopped
-            && to == 0
-        {
-            tracing::info!("sending stops: {error}");
-            return Err(Reason::KeysExhausted);
-        }
-        self.records += batch.records();
-        batch.commit();
         self.arena.commit(to);
-        range.done = from;
         Ok(Step::Go)
     }
 
@@ -610,15 +624,20 @@ impl Emitter {
         }
     }
 
-    fn pull_file(&mut self, pool: &mut Pool, room: usize) -> Result<Step, Reason> {
+    fn pull_file<E: ClientEnd>(
+        &mut self,
+        end: &mut E,
+        pool: &mut Pool,
+        room: usize,
+    ) -> Result<Step, Reason> {
         let Item::File(range) = &mut self.item else {
             return Ok(Step::Go);
         };
         if let Some(errno) = range.failed.take() {
-            return self.file_ends(pool, errno.raw_os_error());
+            return self.file_ends(end, pool, errno.raw_os_error());
         }
         if range.left == 0 {
-            return self.file_ends(pool, 0);
+            return self.file_ends(end, pool, 0);
         }
         if range.waiting {
             return Ok(Step::Stop(Filled::Waiting));
@@ -629,14 +648,19 @@ impl Emitter {
                 range.fall_back();
                 Ok(Step::Go)
             }
-            Way::NoWait => self.pull_page_cache(pool, room),
-            Way::Helper => self.pull_buffer(pool, room),
+            Way::NoWait => self.pull_page_cache(end, pool, room),
+            Way::Helper => self.pull_buffer(end, pool, room),
         }
     }
 
     /// The range is done, or cannot go on: with `errno`, or because the file got shorter.
-    fn file_ends(&mut self, pool: &mut Pool, errno: i32) -> Result<Step, Reason> {
-        self.close(pool)?;
+    fn file_ends<E: ClientEnd>(
+        &mut self,
+        end: &mut E,
+        pool: &mut Pool,
+        errno: i32,
+    ) -> Result<Step, Reason> {
+        self.close(end, pool)?;
         let Item::File(range) = &mut self.item else {
             return Ok(Step::Go);
         };
@@ -749,7 +773,12 @@ impl Emitter {
     }
 
     /// Reads what is in the page cache into record slots.
-    fn pull_page_cache(&mut self, pool: &mut Pool, room: usize) -> Result<Step, Reason> {
+    fn pull_page_cache<E: ClientEnd>(
+        &mut self,
+        end: &mut E,
+        pool: &mut Pool,
+        room: usize,
+    ) -> Result<Step, Reason> {
         let Item::File(range) = &self.item else {
             return Ok(Step::Go);
         };
@@ -764,10 +793,10 @@ impl Emitter {
             return Ok(Step::Go);
         };
         match read {
-            Ok(0) => self.file_ends(pool, 0),
+            Ok(0) => self.file_ends(end, pool, 0),
             Ok(n) => {
                 range.advance(n);
-                self.absorb(pool, n)?;
+                self.absorb(end, pool, n)?;
                 Ok(Step::Go)
             }
             Err(Errno::AGAIN) => {
@@ -789,7 +818,12 @@ impl Emitter {
     }
 
     /// Copies what a helper read into record slots.
-    fn pull_buffer(&mut self, pool: &mut Pool, room: usize) -> Result<Step, Reason> {
+    fn pull_buffer<E: ClientEnd>(
+        &mut self,
+        end: &mut E,
+        pool: &mut Pool,
+        room: usize,
+    ) -> Result<Step, Reason> {
         let Item::File(range) = &mut self.item else {
             return Ok(Step::Go);
         };
@@ -805,7 +839,7 @@ impl Emitter {
         };
         let mut rest = &bytes[used..];
         if rest.is_empty() && used == 0 {
-            return self.file_ends(pool, 0);
+            return self.file_ends(end, pool, 0);
         }
         let limit = rest.len();
         let mut copied = 0;
@@ -816,7 +850,7 @@ impl Emitter {
             copied += take;
         }
         let left_over = !rest.is_empty();
-        self.absorb(pool, copied)?;
+        self.absorb(end, pool, copied)?;
         let Item::File(range) = &mut self.item else {
             return Ok(Step::Go);
         };

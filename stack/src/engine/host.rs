@@ -10,11 +10,14 @@ use crate::emit::source::{PullError, Pulled};
 use crate::handle::{SocketId, SocketOptions};
 use crate::mark::MARK_LEN;
 use crate::socket_info::Reason;
+use crate::tcp::{FlowKey, Transmit};
 use bytes::BytesMut;
 use rustix::io::Errno;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::ops::Range;
+use uktls_record::crypto_info::CryptoInfo;
+use uktls_record::suite::NONCE_LEN;
 
 /// The client's end of a TCP socket, as the engine holds it. No call blocks.
 pub trait ClientEnd {
@@ -52,6 +55,22 @@ pub trait ClientEnd {
 
     /// Nothing more will be delivered: end of file, once the client has read what is there.
     fn finish(&mut self);
+
+    /// What an observer of the record layer is told; nobody, unless the end says otherwise.
+    fn observe(&mut self, _event: impl FnOnce() -> RecordEvent) {}
+}
+
+/// What happened in a socket's record layer. Offsets are of the TCP stream, from its first byte.
+#[derive(Debug)]
+pub enum RecordEvent {
+    /// These keys seal everything from this offset on.
+    SealsWith(u64, CryptoInfo),
+    /// A record was sealed and has this range.
+    Sealed(Range<u64>, [u8; NONCE_LEN]),
+    /// These keys open everything from this offset on.
+    OpensWith(u64, CryptoInfo),
+    /// The record in this range was opened, and holds so many bytes of application data.
+    Opened(Range<u64>, usize),
 }
 
 /// What a listener was asked to be.
@@ -124,6 +143,9 @@ pub(crate) trait Host {
     /// Where packets go.
     fn device(&mut self) -> &mut dyn Device;
 
+    /// A segment is about to be handed to the device.
+    fn about_to_send(&mut self, _segment: &Transmit) {}
+
     /// Makes both ends of the TCP socket `id`, which will be number `index` in the engine. A `connecting` one is not
     /// writable before [`ClientEnd::connected`].
     ///
@@ -134,6 +156,7 @@ pub(crate) trait Host {
         index: usize,
         id: SocketId,
         uid: u32,
+        key: &FlowKey,
         connecting: bool,
     ) -> Result<(Self::End, Self::Client), Errno>;
 

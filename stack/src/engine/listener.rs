@@ -190,7 +190,7 @@ impl<H: Host> Engine<H> {
         let (id, uid, key) = (socket.id, socket.uid, socket.key);
         let listener = &mut self.listeners[at];
         listener.half_open = listener.half_open.saturating_sub(1);
-        let (end, client) = match self.host.open(index, id, uid, false) {
+        let (end, client) = match self.host.open(index, id, uid, &key, false) {
             Ok(pair) => pair,
             Err(errno) => {
                 tracing::warn!("a connection from {} is reset: {errno}", key.remote);
@@ -290,7 +290,7 @@ impl<H: Host> Engine<H> {
         let config = self.tcp_config(&request.options, remote);
         let entry = self.sockets.vacant_key();
         let id = self.new_id(entry);
-        let (end, client) = self.host.open(entry, id, request.uid, true)?;
+        let (end, client) = self.host.open(entry, id, request.uid, &key, true)?;
         let isn = self.settings.isn.isn(&key, self.now);
         let ts_offset = self.settings.isn.ts_offset(&key);
         let connection = Connection::connect(&config, key, isn, ts_offset, self.now);

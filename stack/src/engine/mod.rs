@@ -25,8 +25,9 @@ mod output;
 mod tcp_socket;
 mod udp_socket;
 
-pub use host::ClientEnd;
 pub(crate) use host::{AcceptEnd, Datagram, DatagramEnd, Host, Listening};
+pub use host::{ClientEnd, RecordEvent};
+pub(crate) use listener::same_network;
 pub(crate) use udp_socket::{UdpSocket, UdpTurn};
 
 use crate::budget::Budget;
@@ -189,6 +190,13 @@ impl<H: Host> Engine<H> {
         self.queue(index);
     }
 
+    /// [`on_client`](Self::on_client) for the socket with this number, if it still exists.
+    pub(crate) fn on_client_of(&mut self, id: SocketId, hung_up: bool) {
+        if let Some(index) = self.index_of(id) {
+            self.on_client(index, hung_up);
+        }
+    }
+
     /// A helper finished its work on this file for this socket.
     pub(crate) fn on_helped(&mut self, id: SocketId, file: &Arc<ClientFd>, helped: Helped) {
         if let Some(index) = self.index_of(id) {
@@ -284,14 +292,15 @@ impl<H: Host> Engine<H> {
         } else {
             socket.deadline()
         };
-        if wanted != socket.armed {
-            if let Some(at) = socket.armed {
-                self.timers.remove(&(at, index));
+        // A deadline that moved away stays where it is armed: it comes to nothing when it fires, which costs less than moving
+        // it with every acknowledgement.
+        if let Some(at) = wanted
+            && socket.armed.is_none_or(|armed| at < armed)
+        {
+            if let Some(armed) = socket.armed.replace(at) {
+                self.timers.remove(&(armed, index));
             }
-            if let Some(at) = wanted {
-                self.timers.insert((at, index));
-            }
-            socket.armed = wanted;
+            self.timers.insert((at, index));
         }
     }
 

@@ -85,8 +85,7 @@ impl<H: Host> Engine<H> {
             }
             SocketOp::RxKeys(None) => {
                 socket
-                    .intake
-                    .set_keys(None)
+                    .set_rx_keys(None)
                     .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
                 SocketReply::Done
             }
@@ -96,8 +95,7 @@ impl<H: Host> Engine<H> {
                 let other = socket.emitter.latest_keys();
                 let outcome = check_keys(&keys, current.as_ref(), other.as_ref()).and_then(|()| {
                     socket
-                        .intake
-                        .set_keys(Some(&keys))
+                        .set_rx_keys(Some(&keys))
                         .map_err(|error| Errno::from_raw_os_error(error.errno()))
                 });
                 match (&current, outcome) {
@@ -108,7 +106,7 @@ impl<H: Host> Engine<H> {
                         counters.curr_rx.add(1);
                     }
                     (None, Err(_)) => {
-                        let _ = socket.intake.set_keys(None);
+                        let _ = socket.set_rx_keys(None);
                     }
                 }
                 self.queue(index);

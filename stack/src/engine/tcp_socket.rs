@@ -10,6 +10,8 @@ use crate::ingress::{Flushed, Intake};
 use crate::socket_info::{KeyInfo, Reason, SocketInfo, SocketKind};
 use crate::tcp::{Connection, Events, FlowKey, State};
 use std::time::Duration;
+use uktls_record::crypto_info::CryptoInfo;
+use uktls_record::error::Error;
 
 /// Bytes that are sealed before they are sent: what two super-segments hold, so that it is all still in the cache.
 const BATCH: usize = 128 * 1024;
@@ -136,6 +138,14 @@ impl<E: ClientEnd> TcpSocket<E> {
         }
     }
 
+    /// `TLS_RX`, or giving it up. Without a client's end nobody can have asked.
+    pub(super) fn set_rx_keys(&mut self, keys: Option<&CryptoInfo>) -> Result<(), Error> {
+        match &mut self.end {
+            Some(end) => self.intake.set_keys(keys, &mut end.end),
+            None => Ok(()),
+        }
+    }
+
     /// Ends the connection from this side.
     pub(super) fn abort(&mut self, reason: Reason) {
         if matches!(self.reason, Reason::Open | Reason::CleanEnd) {
@@ -212,7 +222,7 @@ impl<E: ClientEnd> TcpSocket<E> {
                 };
                 took = true;
                 let before = self.intake.records();
-                self.intake.feed(slice);
+                self.intake.feed(slice, &mut end.end);
                 cx.counters
                     .records_opened
                     .add(self.intake.records() - before);
@@ -350,6 +360,7 @@ impl<E: ClientEnd> TcpSocket<E> {
                 local: self.key.local,
                 remote: self.key.remote,
             };
+            cx.host.about_to_send(&segment);
             cx.output.tcp(
                 &path,
                 &segment,

@@ -75,6 +75,13 @@ impl<H: Host> Engine<H> {
         self.udp.vacant_key()
     }
 
+    /// Only this peer's datagrams are delivered from now on, and datagrams without a peer go there.
+    pub(crate) fn connect_udp(&mut self, index: usize, remote: SocketAddr) {
+        if let Some(socket) = self.udp.get_mut(index) {
+            socket.remote = Some(remote);
+        }
+    }
+
     /// A UDP socket's client end.
     pub(crate) fn udp_end(&self, index: usize) -> Option<&H::Datagrams> {
         self.udp.get(index).map(|socket| &socket.end)

@@ -7,7 +7,7 @@
 //! gathered. Nothing is handed on before its tag is verified. What the client has not taken stays here, bounded, and the
 //! TCP window with it.
 
-use crate::engine::ClientEnd;
+use crate::engine::{ClientEnd, RecordEvent};
 use crate::mark::{MARK_LEN, Mark};
 use bytes::{Buf, BytesMut};
 use rustix::io::Errno;
@@ -75,6 +75,10 @@ pub struct Intake {
     close_notify: bool,
     gone: bool,
     records: u64,
+    /// Stream bytes taken in so far.
+    fed: u64,
+    /// Stream offset of the next record.
+    position: u64,
 }
 
 impl Intake {
@@ -153,7 +157,11 @@ impl Intake {
     ///
     /// # Errors
     /// What the record layer says of the keys.
-    pub fn set_keys(&mut self, keys: Option<&CryptoInfo>) -> Result<(), Error> {
+    pub fn set_keys<E: ClientEnd>(
+        &mut self,
+        keys: Option<&CryptoInfo>,
+        end: &mut E,
+    ) -> Result<(), Error> {
         let outcome = match (keys, &mut self.opener) {
             (Some(keys), Some(opener)) => opener.rekey(keys).map(|()| self.awaiting_keys = false),
             (Some(keys), opener @ None) => Opener::new(keys).map(|new| *opener = Some(new)),
@@ -186,15 +194,27 @@ impl Intake {
             self.waiting = 0;
             stream.extend_from_slice(&self.raw);
             self.raw.clear();
-            self.feed(stream);
+            self.position = self.fed - stream.len() as u64;
+            self.fed = self.position;
+            self.tell_keys(end);
+            self.feed(stream, end);
         } else {
-            self.feed(BytesMut::new());
+            self.position = self.fed - self.raw.len() as u64;
+            self.tell_keys(end);
+            self.feed(BytesMut::new(), end);
         }
         Ok(())
     }
 
+    fn tell_keys<E: ClientEnd>(&self, end: &mut E) {
+        if let Some(opener) = &self.opener {
+            end.observe(|| RecordEvent::OpensWith(self.position, opener.crypto_info()));
+        }
+    }
+
     /// Takes the next slice of the stream.
-    pub fn feed(&mut self, mut slice: BytesMut) {
+    pub fn feed<E: ClientEnd>(&mut self, mut slice: BytesMut, end: &mut E) {
+        self.fed += slice.len() as u64;
         if self.gone {
             self.free_credit += slice.len();
             return;
@@ -223,7 +243,7 @@ impl Intake {
                 }
             }
             let record = self.raw.split_to(total);
-            self.open(record);
+            self.open(record, end);
         }
     }
 
@@ -262,8 +282,10 @@ impl Intake {
         }
     }
 
-    fn open(&mut self, mut record: BytesMut) {
+    fn open<E: ClientEnd>(&mut self, mut record: BytesMut, end: &mut E) {
         let credit = record.len();
+        let range = self.position..self.position + credit as u64;
+        self.position = range.end;
         let Some(opener) = &mut self.opener else {
             return;
         };
@@ -284,6 +306,10 @@ impl Intake {
                 self.records += 1;
                 record.truncate(opened.plaintext.end);
                 record.advance(opened.plaintext.start);
+                end.observe(|| {
+                    let is_data = opened.content_type == ContentType::APPLICATION_DATA;
+                    RecordEvent::Opened(range, if is_data { record.len() } else { 0 })
+                });
                 if opened.content_type == ContentType::APPLICATION_DATA {
                     if record.is_empty() {
                         self.free_credit += credit;

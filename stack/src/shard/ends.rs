@@ -16,6 +16,7 @@ use crate::handle::SocketId;
 use crate::mark::MARK_LEN;
 use crate::registry::{Registry, Transport};
 use crate::socket_info::Reason;
+use crate::tcp::FlowKey;
 use bytes::BytesMut;
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -304,6 +305,7 @@ impl Host for ShardHost {
         index: usize,
         id: SocketId,
         uid: u32,
+        _key: &FlowKey,
         connecting: bool,
     ) -> Result<(StreamEnd, StreamClient), Errno> {
         let (ours, client, cookie) = stream_pair()?;

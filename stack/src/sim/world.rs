@@ -1,0 +1,951 @@
+//! One run: nodes, wires and time.
+//!
+//! Everything that will happen stands in one heap, ordered by time and, at one time, by the order in which it was put there.
+//! Between two events the run settles: tasks run, what they did to their sockets is told to the engines, what the engines
+//! send is offered to the wires, until nothing moves. Only then does time go on.
+//!
+//! Packets that arrive in the order in which they were sent wait in a queue of their wire, of which only the first stands in the
+//! heap, so that the heap stays small whatever is in flight. The order of events is the same as if all did.
+
+use super::executor::Executor;
+use super::host::{Frame, Place, SimHost, Touch, Touches};
+use super::invariant::Checker;
+use super::link::{Delivery, Direction, Knobs};
+use super::random::Stream;
+use super::route::{self, Forward, Prefix};
+use super::schedule::{Change, Knob, Schedule};
+use super::watch::Watch;
+use crate::budget::Budget;
+use crate::clock::{Duration, Instant};
+use crate::counters::Counters;
+use crate::device::Offload;
+use crate::engine::{Engine, FlowHash, Settings, UdpTurn};
+use crate::stack::StackConfig;
+use crate::tcp::IsnGenerator;
+use siphasher::sip::SipHasher13;
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+/// How often tasks may run, or engines be told something, without time going on.
+const SETTLING: u64 = 10_000_000;
+
+thread_local! {
+    /// The run that this thread is in.
+    static CURRENT: RefCell<Option<Rc<World>>> = const { RefCell::new(None) };
+}
+
+/// The run that this thread is in.
+pub(super) fn current() -> Option<Rc<World>> {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+pub(super) fn expect_current() -> Rc<World> {
+    current().expect(
+        "a simulator's function was called outside a simulation: call it from a task of `Host::spawn`",
+    )
+}
+
+/// Makes a world the current one until it is dropped.
+pub(super) struct Entered(Option<Rc<World>>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
+}
+
+/// Something that will happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// The first packet of a wire's queue arrives.
+    Wire(usize),
+    /// A packet arrives that overtook others.
+    Straggler(usize),
+    /// A host's engine has timers to fire.
+    Timer(usize),
+    /// A task is woken.
+    Wake(usize),
+    /// Something of the schedule changes.
+    Change(usize),
+}
+
+/// What a node is.
+enum Kind {
+    /// `None` while it is down.
+    Host(Option<Box<Engine<SimHost>>>),
+    /// Passes packets on and is not seen.
+    Switch,
+    /// Passes packets on, counts hops, and says why it does not.
+    Router,
+}
+
+/// A program that starts with its host.
+pub(super) type Program = Rc<dyn Fn()>;
+
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) addresses: Vec<(IpAddr, u8)>,
+    kind: Kind,
+    /// Wires that lead away from it.
+    wires: Vec<usize>,
+    /// Static routes, as given.
+    routes: Vec<(Prefix, usize)>,
+    /// Next wire by destination; made when first needed.
+    table: BTreeMap<IpAddr, Option<usize>>,
+    config: StackConfig,
+    counters: Arc<Counters>,
+    pub(super) incarnation: u32,
+    armed: Option<Instant>,
+    dirty: bool,
+    pub(super) programs: Vec<Program>,
+}
+
+/// A packet in a wire's queue.
+struct Flying {
+    at: Instant,
+    sequence: u64,
+    frame: Frame,
+}
+
+/// One direction of a link, and where it leads.
+struct Wire {
+    name: String,
+    from: usize,
+    to: usize,
+    direction: Direction,
+    queue: VecDeque<Flying>,
+}
+
+#[derive(Default)]
+struct Core {
+    events: BinaryHeap<Reverse<(Instant, u64, Event)>>,
+    sequence: u64,
+    nodes: Vec<Node>,
+    wires: Vec<Wire>,
+    stragglers: Slab<(usize, Frame)>,
+    timers: Slab<Option<Waker>>,
+    names: BTreeMap<String, usize>,
+    owners: BTreeMap<IpAddr, usize>,
+    /// Pairs of hosts of which the first does not reach the second.
+    severed: BTreeSet<(usize, usize)>,
+    dirty: VecDeque<usize>,
+    deliveries: Vec<Delivery<Frame>>,
+    /// The front of the packet that is being offered, to be shown.
+    front: Vec<u8>,
+    /// What goes wrong as told, and whether the dice are not rolled.
+    given: Schedule,
+    replaying: bool,
+    /// What the dice did.
+    rolled: Schedule,
+    changes: Vec<Change>,
+    /// Changes that are due.
+    due: Vec<usize>,
+}
+
+/// A run. See the [module](self).
+pub(super) struct World {
+    pub(super) seed: u64,
+    pub(super) executor: Executor,
+    pub(super) watch: Rc<Watch>,
+    touches: Rc<Touches>,
+    core: RefCell<Core>,
+    settling: Cell<u64>,
+}
+
+/// Why a run cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stuck {
+    /// Nothing will ever happen again.
+    Nothing,
+    /// Something happens all the time and the clock stands still.
+    NoTime,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Rc<World> {
+        Rc::new(World {
+            seed,
+            executor: Executor::default(),
+            watch: Rc::new(Watch::new(Checker::new(seed))),
+            touches: Rc::default(),
+            core: RefCell::default(),
+            settling: Cell::new(0),
+        })
+    }
+
+    pub(super) fn enter(self: &Rc<Self>) -> Entered {
+        Entered(CURRENT.replace(Some(self.clone())))
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.watch.now()
+    }
+
+    pub(super) fn touches(&self) -> &Touches {
+        &self.touches
+    }
+
+    // --- building ---
+
+    pub(super) fn add_node(&self, name: &str, addresses: Vec<(IpAddr, u8)>, role: Role) -> usize {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let number = core.nodes.len();
+        assert!(
+            core.names.insert(name.to_owned(), number).is_none(),
+            "two nodes are called {name:?}"
+        );
+        for (address, _) in &addresses {
+            assert!(
+                core.owners.insert(*address, number).is_none(),
+                "two nodes have the address {address}"
+            );
+            self.watch.checker().name(*address, name);
+        }
+        core.nodes.push(Node {
+            name: name.to_owned(),
+            kind: match role {
+                Role::Host => Kind::Host(None),
+                Role::Switch => Kind::Switch,
+                Role::Router => Kind::Router,
+            },
+            wires: Vec::new(),
+            routes: Vec::new(),
+            table: BTreeMap::new(),
+            config: StackConfig {
+                addresses: addresses.clone(),
+                mtu: 0,
+                tcp: crate::tcp::Config::default(),
+                limits: crate::stack::Limits::default(),
+            },
+            counters: Arc::default(),
+            addresses,
+            incarnation: 0,
+            armed: None,
+            dirty: false,
+            programs: Vec::new(),
+        });
+        if role == Role::Host {
+            core.start(self, number);
+        }
+        number
+    }
+
+    /// Changes a host's settings; it starts afresh.
+    pub(super) fn configure(&self, node: usize, change: impl FnOnce(&mut StackConfig)) {
+        let mut core = self.core.borrow_mut();
+        change(&mut core.nodes[node].config);
+        core.start(self, node);
+    }
+
+    /// Joins two nodes; gives the wire from `a` to `b`, the other direction is the next.
+    pub(super) fn add_link(&self, a: usize, b: usize, knobs: [Knobs; 2]) -> usize {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let first = core.wires.len();
+        let [there, back] = knobs;
+        for (from, to, knobs) in [(a, b, there), (b, a, back)] {
+            let mut name = format!("{}>{}", core.nodes[from].name, core.nodes[to].name);
+            let same = core
+                .wires
+                .iter()
+                .filter(|wire| (wire.from, wire.to) == (from, to))
+                .count();
+            if same > 0 {
+                name = format!("{name}#{}", same + 1);
+            }
+            let number = core.wires.len();
+            core.wires.push(Wire {
+                from,
+                to,
+                direction: Direction::new(self.seed, &name, knobs),
+                name,
+                queue: VecDeque::new(),
+            });
+            core.tell_wire(number);
+            core.nodes[from].wires.push(number);
+        }
+        core.topology_changed();
+        first
+    }
+
+    pub(super) fn add_route(&self, node: usize, prefix: Prefix, via: usize) {
+        let mut core = self.core.borrow_mut();
+        let wire = core.nodes[node]
+            .wires
+            .iter()
+            .copied()
+            .find(|&wire| core.wires[wire].to == via);
+        let Some(wire) = wire else {
+            panic!(
+                "a route of {:?} leads over {:?}, to which it has no link",
+                core.nodes[node].name, core.nodes[via].name
+            );
+        };
+        core.nodes[node].routes.push((prefix, wire));
+        core.topology_changed();
+    }
+
+    /// Looks at, or turns, one direction of a link.
+    pub(super) fn with_wire<T>(&self, wire: usize, act: impl FnOnce(&mut Direction) -> T) -> T {
+        let mut core = self.core.borrow_mut();
+        let result = act(&mut core.wires[wire].direction);
+        core.topology_changed();
+        result
+    }
+
+    pub(super) fn sever(&self, from: usize, to: usize, on: bool) {
+        let mut core = self.core.borrow_mut();
+        if on {
+            core.severed.insert((from, to));
+        } else {
+            core.severed.remove(&(from, to));
+        }
+    }
+
+    /// All partitions end.
+    pub(super) fn heal(&self) {
+        self.core.borrow_mut().severed.clear();
+    }
+
+    /// What goes wrong, from the start of the run. With `replaying` nothing else does, and later schedules are ignored.
+    pub(super) fn schedule(&self, schedule: &Schedule, replaying: bool) {
+        let mut core = self.core.borrow_mut();
+        if core.replaying {
+            return;
+        }
+        core.replaying = replaying;
+        let old = std::mem::take(&mut core.given);
+        let events = old.events().iter().chain(schedule.events()).cloned();
+        core.given = events.collect();
+        for (at, change) in schedule.changes() {
+            let number = core.changes.len();
+            core.changes.push(change.clone());
+            core.push(at, Event::Change(number));
+        }
+        for wire in 0..core.wires.len() {
+            core.tell_wire(wire);
+        }
+    }
+
+    /// Everything that goes wrong in this run: what was given, and what the dice did.
+    pub(super) fn whole_schedule(&self) -> Schedule {
+        let core = self.core.borrow();
+        let (given, rolled) = (core.given.events(), core.rolled.events());
+        given.iter().chain(rolled).cloned().collect()
+    }
+
+    fn change(&self, number: usize) {
+        let change = self.core.borrow().changes[number].clone();
+        let nodes = |names: &[String]| -> Vec<usize> {
+            names
+                .iter()
+                .filter_map(|name| self.node_named(name))
+                .collect()
+        };
+        let sever = |from: &[usize], to: &[usize]| {
+            for &from in from {
+                to.iter().for_each(|&to| self.sever(from, to, true));
+            }
+        };
+        match change {
+            Change::Knob(name, knob) => self.turn(&name, &knob),
+            Change::Partition(left, right) => {
+                let (left, right) = (nodes(&left), nodes(&right));
+                sever(&left, &right);
+                sever(&right, &left);
+            }
+            Change::OneWayPartition(from, to) => sever(&nodes(&from), &nodes(&to)),
+            Change::Heal => self.heal(),
+            Change::Crash(name) => nodes(&[name]).iter().for_each(|&node| self.crash(node)),
+            Change::Restart(name) => nodes(&[name]).iter().for_each(|&node| self.restart(node)),
+        }
+    }
+
+    fn turn(&self, name: &str, knob: &Knob) {
+        let mut core = self.core.borrow_mut();
+        if let Some(wire) = core.wires.iter_mut().find(|wire| wire.name == name) {
+            knob.turn(&mut wire.direction.knobs);
+        }
+        core.topology_changed();
+    }
+
+    // --- asking ---
+
+    pub(super) fn node_named(&self, name: &str) -> Option<usize> {
+        self.core.borrow().names.get(name).copied()
+    }
+
+    pub(super) fn node_name(&self, node: usize) -> String {
+        self.core.borrow().nodes[node].name.clone()
+    }
+
+    pub(super) fn addresses(&self, node: usize) -> Vec<IpAddr> {
+        self.core.borrow().nodes[node]
+            .addresses
+            .iter()
+            .map(|(address, _)| *address)
+            .collect()
+    }
+
+    pub(super) fn counters(&self, node: usize) -> Arc<Counters> {
+        self.core.borrow().nodes[node].counters.clone()
+    }
+
+    /// Lets `act` at a host's engine; `None` while the host is down. The engine has its turn afterwards.
+    pub(super) fn with_engine<T>(
+        &self,
+        node: usize,
+        act: impl FnOnce(&mut Engine<SimHost>, Instant) -> T,
+    ) -> Option<T> {
+        let mut core = self.core.borrow_mut();
+        let Kind::Host(Some(engine)) = &mut core.nodes[node].kind else {
+            return None;
+        };
+        let result = act(engine, self.now());
+        core.mark_dirty(node);
+        Some(result)
+    }
+
+    pub(super) fn place(&self, node: usize) -> Place {
+        Place {
+            node,
+            incarnation: self.core.borrow().nodes[node].incarnation,
+        }
+    }
+
+    // --- programs ---
+
+    pub(super) fn add_program(&self, node: usize, program: Program) {
+        self.core.borrow_mut().nodes[node]
+            .programs
+            .push(program.clone());
+        program();
+    }
+
+    /// Everything on the host is gone at once, and nobody is told.
+    pub(super) fn crash(&self, node: usize) {
+        let engine = {
+            let mut core = self.core.borrow_mut();
+            let it = &mut core.nodes[node];
+            it.incarnation += 1;
+            it.armed = None;
+            match &mut it.kind {
+                Kind::Host(engine) => engine.take(),
+                _ => None,
+            }
+        };
+        if let Some(engine) = &engine {
+            self.watch.event(node, "crash", &[], 0);
+            for (_, stream) in &engine.host.streams {
+                stream.borrow_mut().kill();
+            }
+        }
+        self.executor.kill(Some(node));
+        drop(engine);
+    }
+
+    /// The host comes up again, and its programs start anew.
+    pub(super) fn restart(&self, node: usize) {
+        self.crash(node);
+        let programs = {
+            let mut core = self.core.borrow_mut();
+            core.start(self, node);
+            core.nodes[node].programs.clone()
+        };
+        self.watch.event(node, "restart", &[], 0);
+        for program in programs {
+            program();
+        }
+    }
+
+    // --- time ---
+
+    /// Wakes a task then. A timer that was given before is told a new waker only.
+    pub(super) fn wake_at(&self, until: Instant, timer: Option<usize>, waker: Waker) -> usize {
+        let mut core = self.core.borrow_mut();
+        if let Some(timer) = timer
+            && let Some(slot) = core.timers.get_mut(timer)
+        {
+            *slot = Some(waker);
+            return timer;
+        }
+        let timer = core.timers.insert(Some(waker));
+        core.push(until, Event::Wake(timer));
+        timer
+    }
+
+    /// Nobody waits for this timer any more.
+    pub(super) fn cancel_wake(&self, timer: usize) {
+        if let Some(slot) = self.core.borrow_mut().timers.get_mut(timer) {
+            *slot = None;
+        }
+    }
+
+    /// Lets everything happen that happens now.
+    pub(super) fn settle(&self) -> Result<(), Stuck> {
+        loop {
+            let mut moved = false;
+            while !self.watch.is_broken() && self.executor.run_one() {
+                moved = true;
+                if self.count() > SETTLING {
+                    return Err(Stuck::NoTime);
+                }
+            }
+            moved |= self.tell_engines();
+            if !moved || self.watch.is_broken() {
+                return Ok(());
+            }
+            if self.count() > SETTLING {
+                return Err(Stuck::NoTime);
+            }
+        }
+    }
+
+    fn count(&self) -> u64 {
+        let count = self.settling.get() + 1;
+        self.settling.set(count);
+        count
+    }
+
+    /// Tells engines what programs did, and gives everybody their turn. False when there was nothing.
+    fn tell_engines(&self) -> bool {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let now = self.now();
+        let mut moved = false;
+        while let Some((place, touch)) = self.touches.pop() {
+            core.touched(now, place, touch);
+            moved = true;
+        }
+        while let Some(node) = core.dirty.pop_front() {
+            moved = true;
+            core.give_turns(self, now, node);
+        }
+        moved
+    }
+
+    /// Goes on to the next event, and lets everything happen that stands there for the same time.
+    pub(super) fn advance(&self, limit: Instant) -> Result<bool, Stuck> {
+        let due = {
+            let mut core = self.core.borrow_mut();
+            if !self.go_on(&mut core, limit)? {
+                return Ok(false);
+            }
+            std::mem::take(&mut core.due)
+        };
+        due.into_iter().for_each(|number| self.change(number));
+        Ok(true)
+    }
+
+    fn go_on(&self, core: &mut Core, limit: Instant) -> Result<bool, Stuck> {
+        // Timers that nobody waits for any more are no events.
+        while let Some(&Reverse((_, _, Event::Wake(timer)))) = core.events.peek()
+            && core.timers[timer].is_none()
+        {
+            core.events.pop();
+            core.timers.remove(timer);
+        }
+        let Some(&Reverse((at, _, _))) = core.events.peek() else {
+            return Err(Stuck::Nothing);
+        };
+        if at > limit {
+            return Ok(false);
+        }
+        if at > self.now() {
+            self.watch.set_now(at);
+            self.settling.set(0);
+        } else if self.count() > SETTLING {
+            return Err(Stuck::NoTime);
+        }
+        let now = self.now();
+        // What is put there meanwhile for the same time comes after it.
+        let last = core.sequence;
+        while let Some(&Reverse((at, sequence, event))) = core.events.peek()
+            && at <= now
+            && sequence <= last
+            && !self.watch.is_broken()
+        {
+            core.events.pop();
+            core.happen(self, now, event);
+        }
+        Ok(true)
+    }
+
+    /// The run is over: tasks go, and with them what they hold.
+    pub(super) fn end(&self) {
+        self.executor.kill(None);
+        let programs: Vec<Vec<Program>> = {
+            let mut core = self.core.borrow_mut();
+            core.nodes
+                .iter_mut()
+                .map(|node| std::mem::take(&mut node.programs))
+                .collect()
+        };
+        drop(programs);
+    }
+}
+
+/// What a new node is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Host,
+    Switch,
+    Router,
+}
+
+impl Core {
+    fn push(&mut self, at: Instant, event: Event) {
+        self.sequence += 1;
+        self.events.push(Reverse((at, self.sequence, event)));
+    }
+
+    fn mark_dirty(&mut self, node: usize) {
+        let it = &mut self.nodes[node];
+        if !it.dirty {
+            it.dirty = true;
+            self.dirty.push_back(node);
+        }
+    }
+
+    /// Tells a direction what the schedule has for it.
+    fn tell_wire(&mut self, number: usize) {
+        let wire = &mut self.wires[number];
+        wire.direction.clear_faults();
+        for fault in self.given.faults(&wire.name) {
+            wire.direction.add_fault(fault.clone());
+        }
+        if self.replaying {
+            wire.direction.replay(self.given.effects(&wire.name));
+        }
+    }
+
+    /// A fresh engine for a host, with secrets of its own for each of its lives.
+    fn start(&mut self, world: &World, node: usize) {
+        let mtu = self.mtu_of(node);
+        let it = &mut self.nodes[node];
+        let purpose = format!("secrets of life {}", it.incarnation);
+        let mut stream = Stream::new(world.seed, &it.name, &purpose);
+        let (mut flows, mut isn) = ([0; 16], [0; 16]);
+        stream.fill(&mut flows);
+        stream.fill(&mut isn);
+        let place = Place {
+            node,
+            incarnation: it.incarnation,
+        };
+        let settings = Settings {
+            config: Arc::new(StackConfig {
+                mtu,
+                ..it.config.clone()
+            }),
+            counters: it.counters.clone(),
+            budget: Arc::new(Budget::new(
+                it.config.limits.memory_per_uid,
+                it.config.limits.memory_total,
+            )),
+            hash: FlowHash(SipHasher13::new_with_key(&flows)),
+            isn: IsnGenerator::new(isn),
+            index: 0,
+            engines: 1,
+        };
+        let host = SimHost::new(place, mtu, world.touches.clone(), world.watch.clone());
+        it.kind = Kind::Host(Some(Box::new(Engine::new(settings, host))));
+        it.armed = None;
+    }
+
+    /// The smallest MTU of a node's links.
+    fn mtu_of(&self, node: usize) -> usize {
+        self.nodes[node]
+            .wires
+            .iter()
+            .map(|&wire| self.wires[wire].direction.knobs.mtu)
+            .min()
+            .unwrap_or(1500)
+    }
+
+    fn topology_changed(&mut self) {
+        for node in 0..self.nodes.len() {
+            let mtu = self.mtu_of(node);
+            self.nodes[node].table.clear();
+            if let Kind::Host(Some(engine)) = &mut self.nodes[node].kind {
+                engine.host.card.mtu = mtu;
+            }
+        }
+    }
+
+    /// A program did something to a socket.
+    fn touched(&mut self, now: Instant, place: Place, touch: Touch) {
+        let it = &mut self.nodes[place.node];
+        if it.incarnation != place.incarnation {
+            return;
+        }
+        let Kind::Host(Some(engine)) = &mut it.kind else {
+            return;
+        };
+        match touch {
+            Touch::Stream { id, hung_up } => {
+                engine.host.untouch(id);
+                engine.on_client_of(id, hung_up);
+            }
+            Touch::ListenerGone(index) => engine.on_listener(index, true),
+            Touch::Datagrams(index) => while engine.udp_turn(now, index) == UdpTurn::More {},
+            Touch::DatagramsGone(index) => {
+                while engine.udp_turn(now, index) == UdpTurn::More {}
+                engine.remove_udp(index);
+            }
+        }
+        self.mark_dirty(place.node);
+    }
+
+    /// Lets a host's sockets do what they can, and puts on the wires what comes of it.
+    fn give_turns(&mut self, world: &World, now: Instant, node: usize) {
+        let it = &mut self.nodes[node];
+        it.dirty = false;
+        let Kind::Host(Some(engine)) = &mut it.kind else {
+            return;
+        };
+        while !engine.is_idle() {
+            engine.give_turns(now);
+        }
+        let deadline = engine.next_deadline();
+        if let Some(at) = deadline
+            && it.armed.is_none_or(|armed| at < armed)
+        {
+            it.armed = Some(at);
+            self.push(at.max(now), Event::Timer(node));
+        }
+        self.send_outbox(world, now, node);
+    }
+
+    fn send_outbox(&mut self, world: &World, now: Instant, node: usize) {
+        let Kind::Host(Some(engine)) = &mut self.nodes[node].kind else {
+            return;
+        };
+        let mut outbox = std::mem::take(&mut engine.host.card.outbox);
+        for (frame, cause) in outbox.drain(..) {
+            world.watch.sent(node, &frame.bytes, cause);
+            self.send(world, now, node, frame);
+        }
+        if let Kind::Host(Some(engine)) = &mut self.nodes[node].kind {
+            engine.host.card.outbox = outbox;
+        }
+    }
+
+    /// A packet leaves a node.
+    fn send(&mut self, world: &World, now: Instant, node: usize, frame: Frame) {
+        let Some(dst) = route::destination(&frame.bytes) else {
+            return;
+        };
+        if !self.severed.is_empty()
+            && let Some(&to) = self.owners.get(&dst)
+            && self.severed.contains(&(node, to))
+        {
+            return world.watch.event(node, "partitioned", &frame.bytes, 0);
+        }
+        if self.nodes[node]
+            .addresses
+            .iter()
+            .any(|(ours, _)| *ours == dst)
+            && matches!(self.nodes[node].kind, Kind::Host(_))
+        {
+            // To itself: it is there at once, behind what happens now.
+            let straggler = self.stragglers.insert((usize::MAX - node, frame));
+            return self.push(now, Event::Straggler(straggler));
+        }
+        let Some(wire) = self.next_wire(node, dst) else {
+            world.watch.event(node, "no route", &frame.bytes, 0);
+            if let Some(answer) = self.complaint(node, &frame, route::Complaint::Unreachable) {
+                self.send(world, now, node, answer);
+            }
+            return;
+        };
+        let mtu = self.wires[wire].direction.knobs.mtu;
+        if frame.bytes.len() > mtu && !matches!(self.nodes[node].kind, Kind::Switch) {
+            world.watch.event(node, "too big", &frame.bytes, mtu as u64);
+            if let Some(answer) = self.complaint(node, &frame, route::Complaint::TooBig(mtu)) {
+                self.send(world, now, node, answer);
+            }
+            return;
+        }
+        self.front.clear();
+        self.front
+            .extend_from_slice(&frame.bytes[..frame.bytes.len().min(128)]);
+        let mut deliveries = std::mem::take(&mut self.deliveries);
+        let verdict = self.wires[wire]
+            .direction
+            .offer(now, frame, &mut deliveries);
+        world.watch.offered(node, wire, &verdict, &self.front);
+        if !self.replaying {
+            self.rolled.record(&self.wires[wire].name, &verdict);
+        }
+        for Delivery { at, packet } in deliveries.drain(..) {
+            self.sequence += 1;
+            let sequence = self.sequence;
+            let queue = &mut self.wires[wire].queue;
+            match queue.back() {
+                Some(last) if last.at > at => {
+                    let straggler = self.stragglers.insert((wire, packet));
+                    self.events
+                        .push(Reverse((at, sequence, Event::Straggler(straggler))));
+                }
+                last => {
+                    if last.is_none() {
+                        self.events.push(Reverse((at, sequence, Event::Wire(wire))));
+                    }
+                    queue.push_back(Flying {
+                        at,
+                        sequence,
+                        frame: packet,
+                    });
+                }
+            }
+        }
+        self.deliveries = deliveries;
+    }
+
+    /// What a node answers to a packet that it cannot pass on.
+    fn complaint(&self, node: usize, frame: &Frame, complaint: route::Complaint) -> Option<Frame> {
+        let it = &self.nodes[node];
+        let (v4, own) = (route::is_v4(&frame.bytes), &it.addresses);
+        let from = own
+            .iter()
+            .map(|(address, _)| *address)
+            .find(|address| address.is_ipv4() == v4)?;
+        let bytes = route::complain(from, &frame.bytes, complaint)?;
+        Some(Frame {
+            bytes,
+            touched: false,
+        })
+    }
+
+    /// The wire that leads to `dst`: the longest static prefix, else the way with the fewest hops.
+    fn next_wire(&mut self, node: usize, dst: IpAddr) -> Option<usize> {
+        let it = &self.nodes[node];
+        if let ([wire], true) = (&it.wires[..], matches!(it.kind, Kind::Host(_))) {
+            return Some(*wire);
+        }
+        if let Some(known) = it.table.get(&dst) {
+            return *known;
+        }
+        let wire = it
+            .routes
+            .iter()
+            .filter(|(prefix, _)| prefix.contains(dst))
+            .max_by_key(|(prefix, _)| prefix.length())
+            .map(|(_, wire)| *wire)
+            .or_else(|| self.shortest_way(node, dst));
+        self.nodes[node].table.insert(dst, wire);
+        wire
+    }
+
+    fn shortest_way(&self, node: usize, dst: IpAddr) -> Option<usize> {
+        let target = *self.owners.get(&dst)?;
+        let mut seen = vec![false; self.nodes.len()];
+        seen[node] = true;
+        // Node, and the first wire of the way there.
+        let mut queue: VecDeque<(usize, Option<usize>)> = VecDeque::from([(node, None)]);
+        while let Some((at, first)) = queue.pop_front() {
+            if at == target {
+                return first;
+            }
+            if at != node && matches!(self.nodes[at].kind, Kind::Host(_)) {
+                continue; // hosts do not pass packets on
+            }
+            for &wire in &self.nodes[at].wires {
+                let to = self.wires[wire].to;
+                if !seen[to] {
+                    seen[to] = true;
+                    queue.push_back((to, first.or(Some(wire))));
+                }
+            }
+        }
+        None
+    }
+
+    fn happen(&mut self, world: &World, now: Instant, event: Event) {
+        match event {
+            Event::Wire(wire) => {
+                let it = &mut self.wires[wire];
+                let to = it.to;
+                let Some(flying) = it.queue.pop_front() else {
+                    return;
+                };
+                if let Some(next) = it.queue.front() {
+                    self.events
+                        .push(Reverse((next.at, next.sequence, Event::Wire(wire))));
+                }
+                self.arrive(world, now, to, flying.frame);
+            }
+            Event::Straggler(number) => {
+                let (wire, frame) = self.stragglers.remove(number);
+                let to = match self.wires.get(wire) {
+                    Some(wire) => wire.to,
+                    None => usize::MAX - wire,
+                };
+                self.arrive(world, now, to, frame);
+            }
+            Event::Timer(node) => {
+                let it = &mut self.nodes[node];
+                // An earlier one may have been armed since; and a crash forgets.
+                if it.armed.is_none_or(|at| at > now) {
+                    return;
+                }
+                it.armed = None;
+                if let Kind::Host(Some(engine)) = &mut it.kind {
+                    engine.fire_timers(now);
+                    self.mark_dirty(node);
+                }
+            }
+            Event::Change(number) => self.due.push(number),
+            Event::Wake(timer) => {
+                if let Some(waker) = self.timers.remove(timer) {
+                    waker.wake();
+                }
+            }
+        }
+    }
+
+    /// A packet reaches a node.
+    fn arrive(&mut self, world: &World, now: Instant, node: usize, mut frame: Frame) {
+        match &mut self.nodes[node].kind {
+            Kind::Host(Some(engine)) => {
+                world.watch.delivered(node, &frame.bytes);
+                let offload = Offload {
+                    verified: !frame.touched,
+                    ..Offload::NONE
+                };
+                engine.on_packet(now, frame.bytes, offload);
+                self.mark_dirty(node);
+            }
+            Kind::Host(None) => world.watch.event(node, "host is down", &frame.bytes, 0),
+            Kind::Switch => self.send(world, now, node, frame),
+            Kind::Router => {
+                let ours = route::destination(&frame.bytes)
+                    .is_some_and(|dst| self.nodes[node].addresses.iter().any(|(a, _)| *a == dst));
+                if ours {
+                    return; // a router has no sockets
+                }
+                match route::forward(&mut frame.bytes) {
+                    Forward::On => self.send(world, now, node, frame),
+                    Forward::Expired => {
+                        world.watch.event(node, "hop limit", &frame.bytes, 0);
+                        let complaint = route::Complaint::TimeExceeded;
+                        if let Some(answer) = self.complaint(node, &frame, complaint) {
+                            self.send(world, now, node, answer);
+                        }
+                    }
+                    Forward::Malformed => {}
+                }
+            }
+        }
+    }
+}
+
+/// How long a run may take in virtual time, unless it says otherwise.
+pub(super) const TIME_LIMIT: Duration = Duration::from_secs(24 * 3600);

@@ -1,0 +1,272 @@
+//! Ways through the network, and what becomes of packets that have none.
+
+use super::{echo, exchange, lossy, noise, serve, two};
+use std::time::Duration as StdDuration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use uktls_stack::clock::{Duration, Instant};
+use uktls_stack::sim::link::{Knobs, Rate};
+use uktls_stack::sim::schedule::{Change, Knob, Schedule};
+use uktls_stack::sim::{self, FailureKind, Net, Runs, TcpStream, UdpSocket, Way, presets};
+
+fn transfer(seed: u64, percent: u32) -> sim::Report {
+    let net = Net::new(seed);
+    let (client, server) = two(&net, lossy(percent));
+    serve(&server, "0.0.0.0:7", echo);
+    client.spawn(async move {
+        let bytes = noise(1, 300_000);
+        let stream = TcpStream::connect("server:7").await.expect("connected");
+        assert_eq!(exchange(stream, bytes.clone()).await, bytes);
+    });
+    net.run()
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_and_another_is_another() {
+    let first = transfer(7, 2);
+    let again = transfer(7, 2);
+    assert_eq!(first, again);
+    assert!(first.totals.retransmitted > 0, "nothing was lost");
+    assert_ne!(first.hash, transfer(8, 2).hash);
+}
+
+#[test]
+fn a_run_that_records_what_the_dice_did_can_be_replayed() {
+    let first = transfer(7, 2);
+    let net = Net::new(7);
+    net.replay(&first.schedule);
+    let (client, server) = two(&net, lossy(2));
+    serve(&server, "0.0.0.0:7", echo);
+    client.spawn(async move {
+        let bytes = noise(1, 300_000);
+        let stream = TcpStream::connect("server:7").await.expect("connected");
+        assert_eq!(exchange(stream, bytes.clone()).await, bytes);
+    });
+    assert_eq!(net.run().hash, first.hash);
+}
+
+#[test]
+fn every_seed_can_be_run_twice_and_compared() {
+    Runs::from_env()
+        .seeds(1, 5)
+        .check_determinism(true)
+        .run(|net| {
+            let (client, server) = two(net, lossy(3));
+            serve(&server, "0.0.0.0:7", echo);
+            client.spawn(async move {
+                let stream = TcpStream::connect("server:7").await.expect("connected");
+                exchange(stream, noise(1, 50_000)).await;
+            });
+        });
+}
+
+#[test]
+fn what_differs_between_two_runs_is_named() {
+    let runs = std::cell::Cell::new(0u8);
+    let failure = Runs::from_env()
+        .seeds(1, 1)
+        .check_determinism(true)
+        .try_run(|net| {
+            let (client, server) = two(net, lossy(0));
+            serve(&server, "0.0.0.0:7", echo);
+            // What real randomness in a program would do.
+            runs.set(runs.get() + 1);
+            let byte = runs.get();
+            client.spawn(async move {
+                let mut stream = TcpStream::connect("server:7").await.expect("connected");
+                stream.write_all(&[byte]).await.expect("written");
+                stream.read_exact(&mut [0]).await.expect("echoed");
+            });
+        })
+        .expect_err("the runs differ");
+    assert_eq!(failure.kind, FailureKind::Nondeterminism);
+    assert!(failure.detail.contains("first run:"), "{failure}");
+}
+
+#[test]
+fn names_resolve_and_routers_pass_packets_on_by_the_longest_prefix() {
+    let net = Net::new(1);
+    let wire = || Knobs {
+        delay: Duration::from_millis(5),
+        ..Knobs::default()
+    };
+    let client = net.host("client", ["10.1.0.1", "fd01::1"]);
+    let server = net.host("server", ["10.2.0.1", "fd02::1"]);
+    let near = net.router("near", ["10.1.0.254", "fd01::fe"]);
+    let far = net.router("far", ["10.2.0.254", "fd02::fe"]);
+    let detour = net.router("detour", "10.3.0.254");
+    let switch = net.switch("switch");
+    net.link(&client, &switch, wire());
+    net.link(&switch, &near, wire());
+    net.link(&near, &far, wire());
+    net.link(&near, &detour, wire());
+    net.link(&detour, &far, wire());
+    net.link(&far, &server, wire());
+    // IPv4 there goes round; everything else takes the short way.
+    near.route("10.2.0.0/16", &detour);
+    serve(&server, "0.0.0.0:7", echo);
+    serve(&server, "[::]:7", echo);
+    let timing = client.spawn(async {
+        let mut taken = Vec::new();
+        for address in ["10.2.0.1:7", "[fd02::1]:7", "server:7"] {
+            let start = sim::now();
+            let stream = TcpStream::connect(address).await.expect("connected");
+            taken.push(sim::now() - start);
+            exchange(stream, noise(2, 20_000)).await;
+        }
+        taken
+    });
+    net.run();
+    let ms = StdDuration::from_millis;
+    assert_eq!(timing.try_take().expect("ended"), [ms(45), ms(40), ms(45)]);
+}
+
+#[test]
+fn a_route_in_circles_ends_with_the_hop_limit() {
+    let net = Net::new(1);
+    let client = net.host("client", "10.1.0.1");
+    let (a, b) = (net.router("a", "10.1.0.254"), net.router("b", "10.2.0.254"));
+    let nobody = net.host("nobody", "10.9.0.1");
+    net.link(&client, &a, Knobs::default());
+    let between = net.link(&a, &b, Knobs::default());
+    net.link(&b, &nobody, Knobs::default());
+    b.route("10.9.0.0/16", &a);
+    client.spawn(async {
+        let socket = UdpSocket::bind("0.0.0.0:0").await.expect("bound");
+        socket.send_to(b"round", "nobody:9").await.expect("sent");
+        sim::sleep(Duration::from_secs(1)).await;
+    });
+    net.run();
+    let passed = between.counters(Way::There).offered + between.counters(Way::Back).offered;
+    assert!((60..70).contains(&passed), "{passed} hops");
+}
+
+#[test]
+fn a_smaller_mtu_on_the_way_is_found_out() {
+    let net = Net::new(1);
+    let (client, server) = (
+        net.host("client", "10.1.0.1"),
+        net.host("server", "10.2.0.1"),
+    );
+    let router = net.router("router", "10.1.0.254");
+    net.link(&client, &router, lossy(0));
+    net.link(
+        &router,
+        &server,
+        Knobs {
+            mtu: 1280,
+            ..lossy(0)
+        },
+    );
+    serve(&server, "0.0.0.0:7", echo);
+    client.spawn(async {
+        let bytes = noise(3, 200_000);
+        let stream = TcpStream::connect("server:7").await.expect("connected");
+        assert_eq!(exchange(stream, bytes.clone()).await, bytes);
+    });
+    let report = net.run();
+    assert!(report.ended < Instant::from_secs(3), "{}", report.ended);
+}
+
+#[test]
+fn a_partition_stops_everything_until_it_heals() {
+    let net = Net::new(1);
+    let (client, server) = two(&net, lossy(0));
+    serve(&server, "0.0.0.0:7", echo);
+    let (handle, a, b) = (net.clone(), client.clone(), server.clone());
+    client.spawn(async move {
+        let mut stream = TcpStream::connect("server:7").await.expect("connected");
+        let mut answer = [0; 2];
+        for one_way in [true, false] {
+            if one_way {
+                handle.partition_one_way(&b, &a);
+            } else {
+                handle.partition(&a, &b);
+            }
+            stream.write_all(b"hi").await.expect("queued");
+            let waited = sim::timeout(Duration::from_secs(5), stream.read_exact(&mut answer)).await;
+            assert!(waited.is_err(), "a partition let something through");
+            handle.heal();
+            stream.read_exact(&mut answer).await.expect("healed");
+        }
+    });
+    net.run();
+}
+
+#[test]
+fn changes_of_a_schedule_come_at_their_times() {
+    let net = Net::new(1);
+    net.schedule(
+        &Schedule::new()
+            .at(
+                Instant::from_secs(1),
+                Change::Knob(
+                    "client>server".into(),
+                    Knob::Delay(Duration::from_millis(100)),
+                ),
+            )
+            .at(Instant::from_secs(2), Change::Crash("server".into()))
+            .at(Instant::from_secs(3), Change::Restart("server".into())),
+    );
+    let (client, server) = two(&net, lossy(0));
+    serve(&server, "0.0.0.0:7", echo);
+    client.spawn(async {
+        let ask = async || {
+            let start = sim::now();
+            let stream = TcpStream::connect("server:7").await.expect("connected");
+            let taken = sim::now() - start;
+            exchange(stream, vec![1]).await;
+            taken
+        };
+        assert!(ask().await < Duration::from_millis(25));
+        sim::sleep_until(Instant::from_millis(1500)).await;
+        assert!(ask().await > Duration::from_millis(100));
+        sim::sleep_until(Instant::from_millis(2500)).await;
+        // The SYN is sent again until somebody listens.
+        ask().await;
+        assert!(sim::now() > Instant::from_secs(3));
+    });
+    net.run();
+}
+
+#[test]
+fn a_host_that_crashed_knows_nothing_of_its_connections() {
+    let net = Net::new(1);
+    let (client, server) = two(&net, lossy(0));
+    serve(&server, "0.0.0.0:7", echo);
+    let held = server.clone();
+    client.spawn(async move {
+        let mut stream = TcpStream::connect("server:7").await.expect("connected");
+        stream.write_all(b"one").await.expect("written");
+        stream.read_exact(&mut [0; 3]).await.expect("echoed");
+        held.crash();
+        sim::sleep(Duration::from_secs(1)).await;
+        held.restart();
+        stream.write_all(b"two").await.expect("queued");
+        let error = stream.read_exact(&mut [0; 3]).await.expect_err("gone");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        // The program runs again.
+        let stream = TcpStream::connect("server:7").await.expect("connected");
+        exchange(stream, vec![7; 10]).await;
+    });
+    net.run();
+}
+
+#[test]
+fn a_link_that_is_down_takes_nothing_and_presets_carry() {
+    let net = Net::new(1);
+    let client = net.host("client", "10.0.0.1");
+    let server = net.host("server", "10.0.0.2");
+    let link = net.link(&client, &server, presets::umts());
+    serve(&server, "0.0.0.0:7", echo);
+    client.spawn(async move {
+        let mut stream = TcpStream::connect("server:7").await.expect("connected");
+        link.down();
+        stream.write_all(b"late").await.expect("queued");
+        sim::sleep(Duration::from_secs(2)).await;
+        link.up();
+        link.turn(Way::There, |knobs| knobs.rate = Rate::mbit(1));
+        stream.read_exact(&mut [0; 4]).await.expect("came back");
+    });
+    let report = net.run();
+    assert!(report.totals.retransmitted > 0);
+}

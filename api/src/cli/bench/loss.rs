@@ -1,15 +1,17 @@
-//! TCP under loss: our sender beside Linux's CUBIC, over the same emulated wire to the same receiver.
+//! TCP under loss: our sender beside Linux's CUBIC, over the same emulated wire to the same receiver; and our receiver beside Linux's.
 //!
 //! A cell is a kind of trouble at a round-trip time; a run of it transfers for some seconds and counts the bytes that arrive. Both
-//! senders meet the same seeds, so the nth packet of one is lost when the other's is, and the two runs of a pair go on at the same time,
+//! sides of a pair meet the same seeds, so the nth packet of one is lost when the other's is, and the two runs of a pair go on at the same time,
 //! so that what else the machine does hits both. A cell's figure is the geometric mean of its pairs' ratios, with the
 //! interval that Student's t gives at 95 %. Then several flows share the bottleneck, and Jain's index tells how evenly.
 //!
 //! | module | what |
 //! | --- | --- |
+//! | [`ends`] | who sends and who receives |
 //! | [`run`] | one run, in a process of its own |
 //! | [`wire`] | the link model in real time, between two devices |
 
+mod ends;
 pub(crate) mod run;
 mod wire;
 
@@ -51,11 +53,18 @@ pub(crate) struct Args {
     jobs: usize,
 }
 
-/// Who sends.
+/// Whose TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Sender {
+pub(super) enum Whose {
     Linux,
     Uktls,
+}
+
+/// What a cell compares; the other end is Linux's on both sides of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compared {
+    Senders,
+    Receivers,
 }
 
 /// What kind of trouble the wire makes.
@@ -65,7 +74,7 @@ pub(super) enum Kind {
     Random,
     /// Five in a row, every 4,000 packets.
     Burst,
-    /// Packets overtake those of the last tenth of a round trip.
+    /// As netem does it: packets overtake all that are still on the way.
     Reorder,
 }
 
@@ -111,7 +120,7 @@ impl Trouble {
                 reorder: Reorder {
                     dice: Dice::of(chance),
                     gap: 0,
-                    ahead: Some(round_trip / 10),
+                    ahead: None,
                 },
                 ..wire.clone()
             },
@@ -134,8 +143,8 @@ fn bursts() -> Vec<u64> {
 
 /// One cell of the grid.
 struct Cell {
-    /// `<loss>_<rtt>`.
     name: String,
+    compared: Compared,
     trouble: Trouble,
     flows: usize,
     /// Part of the mean over all.
@@ -146,6 +155,7 @@ struct Cell {
 fn cells() -> Vec<Cell> {
     let cell = |name: String, kind, ppm, rtt, flows, grid| Cell {
         name,
+        compared: Compared::Senders,
         trouble: Trouble { kind, ppm, rtt },
         flows,
         grid,
@@ -194,6 +204,16 @@ fn cells() -> Vec<Cell> {
             false,
         ));
     }
+    for (loss, kind, ppm, rtt) in [
+        ("0pct", Kind::Random, 0, 100),
+        ("1pct", Kind::Random, 10_000, 50),
+        ("reorder2pct", Kind::Reorder, 20_000, 50),
+    ] {
+        cells.push(Cell {
+            compared: Compared::Receivers,
+            ..cell(format!("receive_{loss}_{rtt}ms"), kind, ppm, rtt, 1, false)
+        });
+    }
     cells
 }
 
@@ -221,12 +241,12 @@ pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
     };
     // Pairs first, then runs: neighbours in this order run at the same time.
     let plan = (0..args.runs).flat_map(|run| {
-        let pairs = move |cell| [(cell, run, Sender::Uktls), (cell, run, Sender::Linux)];
+        let pairs = move |cell| [(cell, run, Whose::Uktls), (cell, run, Whose::Linux)];
         (0..cells.len()).flat_map(pairs)
     });
     let mut results: Vec<[Vec<Outcomes>; 2]> = vec![Default::default(); cells.len()];
-    let mut running: VecDeque<(usize, Sender, Child)> = VecDeque::new();
-    let mut finish = |(cell, sender, mut child): (usize, Sender, Child)| -> Result<(), Failure> {
+    let mut running: VecDeque<(usize, Whose, Child)> = VecDeque::new();
+    let mut finish = |(cell, side, mut child): (usize, Whose, Child)| -> Result<(), Failure> {
         let limit = PATIENCE + Duration::from_secs_f64(args.seconds * 2.0);
         let line = supervisor.line(&mut child, limit)?;
         let outcomes: Outcomes =
@@ -236,33 +256,34 @@ pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
         say(&format!(
             "  {:26} {:6} {:8.3} Mbit/s  late {:5.0} us",
             cells[cell].name,
-            name_of(sender),
+            name_of(side),
             goodput(&outcomes),
             outcomes.wire.late_mean,
         ));
-        results[cell][sender as usize].push(outcomes);
+        results[cell][side as usize].push(outcomes);
         Ok(())
     };
-    for (cell, run, sender) in plan {
+    for (cell, run, side) in plan {
         if running.len() == jobs
             && let Some(oldest) = running.pop_front()
         {
             finish(oldest)?;
         }
-        let child = start(&supervisor, &cells[cell], run, sender, args.seconds)?;
-        running.push_back((cell, sender, child));
+        let child = start(&supervisor, &cells[cell], run, side, args.seconds)?;
+        running.push_back((cell, side, child));
     }
     for oldest in running {
         finish(oldest)?;
     }
     let mut report = report(&cells, &results);
     report.note(format!(
-        "One flow, Linux's TCP as receiver, 100 Mbit/s, queue of one bandwidth-delay product, MTU 1500; {} pairs of {} s a cell.",
+        "goodput_*: one flow to Linux's TCP, 100 Mbit/s, queue of one bandwidth-delay product, MTU 1500; {} pairs of {} s a cell.",
         args.runs, args.seconds,
     ));
     report.note(
         "Ratios are geometric means over pairs of one seed; intervals are Student's t at 95 %.",
     );
+    report.note("receive_*: Linux's CUBIC sends, to us or to Linux. Reordering is netem's: 2 % overtake all packets on the way.");
     report.note("fairness_*: Jain's index of flows that share a bottleneck of 20 ms.");
     Ok(report)
 }
@@ -272,9 +293,13 @@ fn start(
     supervisor: &Supervisor,
     cell: &Cell,
     run: u64,
-    sender: Sender,
+    side: Whose,
     seconds: f64,
 ) -> Result<Child, Failure> {
+    let (sender, receiver) = match cell.compared {
+        Compared::Senders => (side, Whose::Linux),
+        Compared::Receivers => (Whose::Linux, side),
+    };
     let mut command = ourselves()?;
     // The seed of a pair depends on the cell, or every cell would lose the same packets.
     let seed = Stream::new(run, &cell.name, "seed").bits();
@@ -284,13 +309,14 @@ fn start(
         .args(["--ppm", &cell.trouble.ppm.to_string()])
         .args(["--rtt", &cell.trouble.rtt.to_string()])
         .args(["--sender", &name_of(sender)])
+        .args(["--receiver", &name_of(receiver)])
         .args(["--seed", &seed.to_string()])
         .args(["--flows", &cell.flows.to_string()])
         .args(["--seconds", &seconds.to_string()]);
     if cell.flows > 1 {
         command.args(["--warm-up", &(seconds / 5.0).to_string()]);
     }
-    supervisor.spawn(&format!("{} {run} {sender:?}", cell.name), command)
+    supervisor.spawn(&format!("{} {run} {side:?}", cell.name), command)
 }
 
 /// A value as the command line writes it.

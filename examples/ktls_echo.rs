@@ -9,6 +9,11 @@
 //! cargo run -- run -- target/debug/examples/ktls_echo
 //! ```
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a daemon and its clients, in real time"
+)]
+
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use std::error::Error;
 use std::io::{Read, Write};

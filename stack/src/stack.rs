@@ -90,6 +90,10 @@ impl Stack {
     ///
     /// # Errors
     /// When a thread, a timer or an epoll instance cannot be had, or there is no queue.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the daemon's edge: real secrets, and the start of real time"
+    )]
     pub fn start(config: StackConfig, queues: Vec<Box<dyn Device + Send>>) -> io::Result<Stack> {
         if queues.is_empty() || queues.len() > 128 {
             return Err(io::Error::new(

@@ -1,5 +1,10 @@
 //! What bounds a stack: memory by user and altogether, and the backlog, with SYN cookies behind it.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "whole stacks on threads of their own, in real time"
+)]
+
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;

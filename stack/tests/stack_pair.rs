@@ -1,5 +1,10 @@
 //! Two whole stacks on a link within the process, driven as the socket server drives them: descriptors, marks, requests.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "whole stacks on threads of their own, in real time"
+)]
+
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;

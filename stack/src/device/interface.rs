@@ -269,6 +269,10 @@ impl Netlink {
 
     /// Waits until packets to `address` are taken in. The kernel gives an IPv6 address its local route from a work queue, some time
     /// after it acknowledged the address (seen, some microseconds to milliseconds); until then packets to it are dropped.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the kernel says when it is done only to who asks again"
+    )]
     fn await_local_route(&mut self, name: &str, address: IpAddress) -> Result<(), Error> {
         let IpAddress::Ipv6(v6) = address else {
             return Ok(());

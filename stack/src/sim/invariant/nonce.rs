@@ -10,7 +10,7 @@ use uktls_record::suite::NONCE_LEN;
 
 /// The nonces of all keys.
 #[derive(Debug, Default)]
-pub(super) struct Nonces(Table<[u8; 12], Used>);
+pub(super) struct Nonces(Table<(u64, [u8; 4]), Used>);
 
 /// The nonces of one key that share their first four bytes.
 #[derive(Debug)]
@@ -25,13 +25,13 @@ impl Nonces {
     pub(super) fn insert(&mut self, fingerprint: u64, nonce: &[u8; NONCE_LEN]) -> bool {
         let [a, b, c, d, tail @ ..] = *nonce;
         let tail = u64::from_be_bytes(tail);
-        let mut key = [0; 12];
-        key[..8].copy_from_slice(&fingerprint.to_le_bytes());
-        key[8..].copy_from_slice(&[a, b, c, d]);
-        let used = self.0.entry(key).or_insert_with(|| Used {
-            first: tail,
-            ranges: BTreeMap::new(),
-        });
+        let used = self
+            .0
+            .entry((fingerprint, [a, b, c, d]))
+            .or_insert_with(|| Used {
+                first: tail,
+                ranges: BTreeMap::new(),
+            });
         used.insert(tail ^ used.first)
     }
 }
@@ -76,7 +76,7 @@ mod tests {
                 let tail = if counting { iv + number } else { iv ^ number };
                 assert!(nonces.insert(1, &nonce(tail)));
             }
-            let used = nonces.0.values().next().expect("one key");
+            let used = &nonces.0[&(1, [7; 4])];
             assert!(used.ranges.len() < 40, "{}", used.ranges.len());
             assert!(!nonces.insert(1, &nonce(if counting { iv + 77 } else { iv ^ 77 })));
         }

@@ -23,7 +23,7 @@ mod stack;
 pub use files::{Folder, checksum, pattern, sparse};
 pub use namespace::Network;
 pub use peers::{Certificate, Nginx, SServer, openssl_options};
-pub use process::{Finished, Process, tool};
+pub use process::{Finished, Process, tool, unprivileged};
 pub use program::uktls_program;
 pub use stack::{Daemon, Serve};
 

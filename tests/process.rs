@@ -22,6 +22,37 @@ pub fn tool(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is not installed; tests/run says how"))
 }
 
+/// `program` started by somebody without rights, in the folder `home`, with this `PATH`: as the user nobody, if the test is
+/// root's, and with a device node that everybody may open, as it is on most systems.
+#[track_caller]
+pub fn unprivileged(program: &Path, home: &Path, path: &str) -> Command {
+    const NOBODY: u32 = 65534;
+    let mut command;
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(home, Some(NOBODY), Some(NOBODY)).expect("root may");
+        // The program may lie where nobody can look.
+        let copy = home.join(program.file_name().expect("a program has a name"));
+        std::fs::copy(program, &copy).expect("room for a copy");
+        let script = format!(
+            "mount -t tmpfs -o mode=755 none /dev/net && mknod -m 666 /dev/net/tun c 10 200 && \
+             exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups env PATH=\"$0\" \"$@\""
+        );
+        command = Command::new(tool("unshare"));
+        command.args(["--mount", "sh", "-c", &script, path]);
+        command.arg(copy);
+    } else {
+        command = Command::new(program);
+        command.env("PATH", path);
+    }
+    command.current_dir(home);
+    // The default place of the daemon's socket must be this user's as well.
+    command.env("XDG_RUNTIME_DIR", home);
+    command
+        .env_remove("UKTLS_SOCKET")
+        .env_remove("SSLKEYLOGFILE");
+    command
+}
+
 /// A running program, ended with the guard. Its output goes to files, so that it never waits for a reader.
 #[derive(Debug)]
 pub struct Process {

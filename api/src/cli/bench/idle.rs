@@ -102,7 +102,7 @@ pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
         full.resident >> 10
     ));
     report.note(format!(
-        "Beside it, per connection: {:.0} bytes in `uktls serve`{}.",
+        "Beside it, per connection: {:.0} bytes in `uktls serve`, {}.",
         each(server_before.resident, server_full.resident),
         kernel_full.beside(&kernel_before, args.conns)
     ));
@@ -165,13 +165,20 @@ fn count_established(table: &str, server: std::net::SocketAddrV4) -> usize {
 /// What the kernel keeps for sockets, as far as it tells.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Kernel {
+    /// Sockets of any kind in this namespace: two Unix ones and the client's for each connection.
+    sockets: u64,
+    /// Memory of all TCP sockets' queues, in bytes; the whole machine's.
+    tcp: u64,
     /// All kernel caches of socket objects, in bytes; the whole machine's. `None` when only root may read it.
     slabs: Option<u64>,
 }
 
 impl Kernel {
     fn look() -> Kernel {
+        let sockstat = std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
         Kernel {
+            sockets: sockstat_field(&sockstat, "sockets:", "used"),
+            tcp: sockstat_field(&sockstat, "TCP:", "mem") * rustix::param::page_size() as u64,
             slabs: std::fs::read_to_string("/proc/slabinfo")
                 .ok()
                 .map(|text| socket_slabs(&text)),
@@ -179,15 +186,33 @@ impl Kernel {
     }
 
     fn beside(&self, before: &Kernel, conns: u32) -> String {
+        let each = |now: u64, before: u64| now.saturating_sub(before) as f64 / f64::from(conns);
+        let sockstat = format!(
+            "{:.1} sockets of the kernel's, the client's included, and {:.0} bytes in TCP queues (sockstat)",
+            each(self.sockets, before.sockets),
+            each(self.tcp, before.tcp),
+        );
         match (self.slabs, before.slabs) {
             (Some(now), Some(before)) => format!(
-                ", {:.0} bytes in the kernel's caches for the daemon's and the server's Unix sockets and their files (slabinfo), the client's TCP sockets not counted",
-                now.saturating_sub(before) as f64 / f64::from(conns)
+                "{sockstat}, {:.0} bytes in the kernel's caches for the daemon's and the server's Unix sockets and their files (slabinfo), the client's TCP sockets not counted",
+                each(now, before)
             ),
-            _ => "; what the kernel keeps for the Unix sockets only root may read (/proc/slabinfo)"
-                .into(),
+            _ => format!(
+                "{sockstat}; what its caches hold for the Unix sockets only root may read (/proc/slabinfo)"
+            ),
         }
     }
+}
+
+/// A number of /proc/net/sockstat, whose lines are a name and pairs of a field and its value.
+fn sockstat_field(text: &str, line: &str, field: &str) -> u64 {
+    let mut words = text
+        .lines()
+        .find_map(|text| text.strip_prefix(line))
+        .unwrap_or_default()
+        .split_whitespace();
+    words.find(|word| *word == field);
+    words.next().and_then(|word| word.parse().ok()).unwrap_or(0)
 }
 
 /// Bytes in caches of Unix sockets, their inodes, directory entries, open files and queued buffers.
@@ -226,6 +251,15 @@ mod tests {
             count_established(table, "10.77.0.2:443".parse().unwrap()),
             2
         );
+    }
+
+    #[test]
+    fn sockstat_is_read_by_name() {
+        let text =
+            "sockets: used 142\nTCP: inuse 9 orphan 0 tw 2 alloc 11 mem 3\nUDP: inuse 4 mem 7\n";
+        assert_eq!(sockstat_field(text, "sockets:", "used"), 142);
+        assert_eq!(sockstat_field(text, "TCP:", "mem"), 3);
+        assert_eq!(sockstat_field(text, "TCP:", "none"), 0);
     }
 
     #[test]

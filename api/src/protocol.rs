@@ -23,7 +23,7 @@
 
 mod bytes;
 
-pub use bytes::{BoundedBytes, KeyBytes};
+pub use bytes::{BoundedBytes, EpochKeyBytes, KeyBytes};
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -68,8 +68,10 @@ impl Capabilities {
     pub const KEY_EXPORT: Self = Self(1 << 7);
     /// New keys on a TLS 1.3 direction that has keys.
     pub const REKEY: Self = Self(1 << 8);
+    /// DTLS 1.2 and 1.3 records on UDP sockets.
+    pub const DTLS: Self = Self(1 << 9);
 
-    const NAMES: [(Self, &'static str); 9] = [
+    const NAMES: [(Self, &'static str); 10] = [
         (Self::TLS12, "tls1.2"),
         (Self::TLS13, "tls1.3"),
         (Self::AES_128_GCM, "aes-128-gcm"),
@@ -79,6 +81,7 @@ impl Capabilities {
         (Self::UDP, "udp"),
         (Self::KEY_EXPORT, "key-export"),
         (Self::REKEY, "rekey"),
+        (Self::DTLS, "dtls"),
     ];
 
     /// Everything this version knows of.
@@ -182,6 +185,12 @@ pub enum Request {
     },
     /// All counters.
     Counters,
+    /// Attach a DTLS association with this peer to the UDP socket whose descriptor is attached. Answered by
+    /// [`Reply::Association`].
+    AttachDtls {
+        /// The peer.
+        peer: SocketAddr,
+    },
 }
 
 /// An act on one socket.
@@ -217,6 +226,38 @@ pub enum SocketRequest {
     Info,
     /// Reset the connection.
     Abort,
+    /// An act on a UDP socket or its association.
+    Datagram(DatagramRequest),
+}
+
+/// An act on a UDP socket, or on the DTLS association that is attached to it.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum DatagramRequest {
+    /// Datagrams longer than the path's MTU are refused instead of fragmented.
+    SetDontFragment(bool),
+    /// The path's MTU. Answered by [`Reply::PathMtu`].
+    PathMtu,
+    /// Give the peer's records back to the socket.
+    Detach,
+    /// Stage keys for sending; a mark on the association's end puts them in force.
+    StageTx(EpochKeyBytes),
+    /// Keys for receiving, in force at once.
+    RxKeys(EpochKeyBytes),
+    /// The keys for sending as they stand now. Creator's uid only.
+    GetTx,
+    /// The keys for receiving as they stand now. Creator's uid only.
+    GetRx,
+    /// How long the records are that a file is sent in, overhead included.
+    SetMtu(Option<u16>),
+    /// A datagram that was delivered on the socket before the association was attached: take it as if it came now.
+    GiveBack {
+        /// Its sender.
+        from: SocketAddr,
+        /// Its payload.
+        datagram: BoundedBytes<MAX_RX_BYTES>,
+    },
+    /// What can be told of the association. Answered by [`Reply::Dtls`].
+    Info,
 }
 
 /// What the daemon answers.
@@ -257,6 +298,48 @@ pub enum Reply {
     },
     /// Counters: Linux's `tls_stat` names first, in Linux's order.
     Counters(Vec<(String, u64)>),
+    /// A DTLS association was attached; the client's end of it is attached here.
+    Association,
+    /// Keys of an association.
+    EpochKeys(EpochKeyBytes),
+    /// An association.
+    Dtls(Box<DtlsStat>),
+    /// A path's MTU in bytes.
+    PathMtu(u32),
+}
+
+/// One direction of an association, without the keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochStat {
+    /// The number on the wire: 0xFEFD or 0xFEFC.
+    pub version: u16,
+    /// Linux's `TLS_CIPHER_*` number.
+    pub cipher: u16,
+    /// Epoch.
+    pub epoch: u64,
+    /// Sequence number of the next record; receiving, one more than the highest that came.
+    pub sequence: u64,
+}
+
+/// A DTLS association as it can be told of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DtlsStat {
+    /// The peer.
+    pub peer: SocketAddr,
+    /// Sending.
+    pub tx: Option<EpochStat>,
+    /// Receiving.
+    pub rx: Option<EpochStat>,
+    /// Records sealed.
+    pub sealed: u64,
+    /// Records opened.
+    pub opened: u64,
+    /// Records dropped, by kind, with the kind's name.
+    pub dropped: Vec<(String, u64)>,
+    /// Records opened and lost because nobody read them.
+    pub full: u64,
+    /// Datagrams not sent because they were longer than the path's MTU and may not be fragmented.
+    pub too_long: u64,
 }
 
 /// Why a TCP socket's stream ended, or that it has not.

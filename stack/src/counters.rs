@@ -92,6 +92,24 @@ counters! {
     syncookies_failed = "SyncookiesFailed",
     /// Datagrams that found their socket's end full.
     udp_full = "DropUdpFull",
+    /// Datagrams not sent because they are longer than the path's MTU and may not be fragmented.
+    udp_too_long = "DropUdpTooLong",
+    /// DTLS records sealed.
+    dtls_sealed = "DtlsSealed",
+    /// DTLS records opened.
+    dtls_opened = "DtlsOpened",
+    /// DTLS records dropped: not a record, or of an impossible length.
+    dtls_malformed = "DropDtlsMalformed",
+    /// DTLS records dropped: their epoch's keys are not here.
+    dtls_wrong_epoch = "DropDtlsWrongEpoch",
+    /// DTLS records dropped: seen before.
+    dtls_replayed = "DropDtlsReplayed",
+    /// DTLS records dropped: left of the replay window.
+    dtls_too_old = "DropDtlsTooOld",
+    /// DTLS records dropped: they do not verify.
+    dtls_unverified = "DropDtlsUnverified",
+    /// DTLS records dropped: too many of their epoch did not verify.
+    dtls_key_exhausted = "DropDtlsKeyExhausted",
     /// Fragments and partial datagrams that were given up.
     fragments_dropped = "DropFragments",
     /// Resets sent for segments that belong to no connection.

@@ -5,12 +5,14 @@
 //! Everything that has a place in a socket's byte order does not come this way but as a [`mark`](crate::mark) on the
 //! socket's own descriptor.
 
+use crate::dtls::DtlsInfo;
 use crate::socket_info::{Reason, SocketInfo};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::net::SocketAddr;
 use std::time::Duration;
 use uktls_record::crypto_info::CryptoInfo;
+use uktls_record::dtls::EpochKeys;
 
 /// A socket's number: unique in the daemon's life, tells the owning shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,6 +104,34 @@ pub enum SocketOp {
     Info,
     /// Reset the connection now.
     Abort,
+    /// UDP: datagrams longer than the path's MTU are refused instead of fragmented.
+    SetDontFragment(bool),
+    /// UDP: the path's MTU, as far as it is known.
+    PathMtu,
+    /// UDP: attach an association with this peer; answered by [`SocketReply::End`]. `EINVAL` when there is one already.
+    DtlsAttach {
+        /// The peer. On a socket with a fixed one it must be that one.
+        peer: SocketAddr,
+    },
+    /// UDP: give the peer's records back to the socket.
+    DtlsDetach,
+    /// UDP: stage keys for sending; a [`Mark::TxKeys`](crate::mark::Mark::TxKeys) on the association's end puts them in force.
+    DtlsStageTx(EpochKeys),
+    /// UDP: keys for receiving, in force at once. Those of an earlier epoch stay for a while beside them.
+    DtlsRxKeys(EpochKeys),
+    /// UDP: a direction's keys as they stand.
+    DtlsGetKeys(Direction),
+    /// UDP: how long the records are that a file is sent in, overhead included; `None`: as long as records can be.
+    DtlsSetMtu(Option<u16>),
+    /// UDP: a datagram that was delivered on the socket before the association was attached: take it as if it came now.
+    DtlsGiveBack {
+        /// Its sender.
+        from: SocketAddr,
+        /// Its payload.
+        datagram: Vec<u8>,
+    },
+    /// UDP: what can be told of the association.
+    DtlsInfo,
 }
 
 /// The answer to a [`SocketOp`].
@@ -115,6 +145,14 @@ pub enum SocketReply {
     Keys(CryptoInfo),
     /// State.
     Info(Box<SocketInfo>),
+    /// The client's end of an association.
+    End(OwnedFd),
+    /// Current keys of an association.
+    EpochKeys(EpochKeys),
+    /// State of an association.
+    Dtls(Box<DtlsInfo>),
+    /// A path's MTU in bytes.
+    PathMtu(usize),
 }
 
 /// Why a request failed: an errno that the client library turns into an `io::Error`.

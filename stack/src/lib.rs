@@ -7,6 +7,7 @@ pub mod client_fd;
 pub mod clock;
 pub mod counters;
 pub mod device;
+pub mod dtls;
 pub mod emit;
 pub mod engine;
 pub mod fragment;

@@ -184,7 +184,7 @@ struct Reserved {
 }
 
 /// A datagram socket pair for listeners and UDP sockets: the stack's end, the client's, and the client's cookie.
-fn message_pair() -> Result<(ClientFd, OwnedFd, u64), Errno> {
+pub(crate) fn message_pair() -> Result<(ClientFd, OwnedFd, u64), Errno> {
     let (ours, client) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,

@@ -112,6 +112,39 @@ fn keys_cross_unchanged_and_unprinted() {
 }
 
 #[test]
+fn dtls_keys_cross_unchanged_and_unprinted_and_every_cut_is_refused() {
+    use rustix::io::Errno;
+    use uktls_record::dtls::EpochKeys;
+    for cipher in CipherSuite::ALL {
+        let key = vec![7; cipher.key_len()];
+        let iv = [8; 12];
+        let salt = &iv[..if cipher.salt_len() == 4 { 4 } else { 12 }];
+        for keys in [
+            EpochKeys::dtls12(cipher, &key, salt, 1, 5).expect("lengths that fit"),
+            EpochKeys::dtls13(cipher, &key, &iv, &key, 1 << 40, 6).expect("lengths that fit"),
+        ] {
+            let bytes = EpochKeyBytes::from(&keys);
+            assert!(!format!("{bytes:?}").contains("7, 7"), "a key was printed");
+            let encoded = encode(&bytes).expect("fits");
+            let back: EpochKeyBytes = decode(&encoded).expect("a message");
+            let back = back.epoch_keys().expect("sound keys");
+            assert!(back.is_same_epoch(&keys));
+            assert_eq!(
+                (back.sequence(), back.sn_key()),
+                (keys.sequence(), keys.sn_key())
+            );
+            // The encoding is a length and the bytes: cut, they are keys no more.
+            let whole = encoded.len() - 1;
+            for len in 0..whole {
+                let cut = [&[len as u8], &encoded[1..1 + len]].concat();
+                let cut: EpochKeyBytes = decode(&cut).expect("a message");
+                assert_eq!(cut.epoch_keys().err(), Some(Errno::INVAL), "{len} bytes");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_full_page_of_the_largest_sockets_fits_a_message() {
     comes_back(&Reply::Sockets {
         sockets: vec![stat(u64::MAX); SOCKETS_PER_REPLY],

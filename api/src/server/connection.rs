@@ -7,8 +7,8 @@ use super::ServerConfig;
 use super::handle::{Named, Open, Opened, StackHandle};
 use crate::client::scm;
 use crate::protocol::{
-    self, Capabilities, MAGIC, MAX_MESSAGE, Reply, Request, SOCKETS_PER_REPLY, SocketRequest,
-    SocketStat, VERSION,
+    self, Capabilities, DatagramRequest, MAGIC, MAX_MESSAGE, Reply, Request, SOCKETS_PER_REPLY,
+    SocketRequest, SocketStat, VERSION,
 };
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
@@ -163,7 +163,7 @@ pub(super) fn receive(socket: &ClientFd, buffer: &mut [u8]) -> Result<Option<Inc
     use zeroize::Zeroize;
     buffer[..received.len.min(MAX_MESSAGE)].zeroize();
     let right = match &request {
-        Ok(Request::OnSocket(_)) => count <= 1,
+        Ok(Request::OnSocket(_) | Request::AttachDtls { .. }) => count <= 1,
         Ok(_) => count == 0,
         Err(_) => true,
     };
@@ -258,7 +258,12 @@ pub(super) fn handle<H: StackHandle>(
                 Handled::Answered(Outgoing::new(&Reply::Gone(reason), None))
             }
             Ok((cookie, Named::Live { id, uid: creator })) => {
-                let keys_wanted = matches!(act, SocketRequest::GetTx | SocketRequest::GetRx);
+                let keys_wanted = matches!(
+                    act,
+                    SocketRequest::GetTx
+                        | SocketRequest::GetRx
+                        | SocketRequest::Datagram(DatagramRequest::GetTx | DatagramRequest::GetRx)
+                );
                 if keys_wanted && (config.no_key_export || creator != uid) {
                     Handled::Answered(Outgoing::error(Errno::PERM))
                 } else {
@@ -270,6 +275,26 @@ pub(super) fn handle<H: StackHandle>(
                     );
                     Handled::Pending
                 }
+            }
+        },
+        Request::AttachDtls { peer } => match name(fd, stack) {
+            Err(errno) => Handled::Answered(Outgoing::error(errno)),
+            Ok((_, Named::Gone(reason))) => {
+                Handled::Answered(Outgoing::new(&Reply::Gone(reason), None))
+            }
+            Ok((_, Named::Live { id, .. })) => {
+                let answer = later();
+                stack.attach_dtls(
+                    id,
+                    peer,
+                    Box::new(move |attached| {
+                        answer(match attached {
+                            Ok(end) => Outgoing::new(&Reply::Association, Some(end)),
+                            Err(errno) => Outgoing::error(errno),
+                        });
+                    }),
+                );
+                Handled::Pending
             }
         },
         Request::Sockets { after } => {

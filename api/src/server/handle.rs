@@ -71,6 +71,9 @@ pub trait StackHandle: Send + 'static {
     /// Acts on a socket.
     fn act(&self, id: u64, act: SocketRequest, answer: Answer<Result<Reply, Errno>>);
 
+    /// Attaches a DTLS association with `peer` to a UDP socket, and gives the client's end of it.
+    fn attach_dtls(&self, id: u64, peer: SocketAddr, answer: Answer<Result<OwnedFd, Errno>>);
+
     /// What the descriptor with this `SO_COOKIE` is, if it is a client's end.
     fn named(&self, cookie: u64) -> Option<Named>;
 

@@ -2,9 +2,14 @@
 
 use super::handle::{Answer, Named, Open, Opened, StackHandle};
 use crate::protocol::{
-    KeyBytes, KeyStat, Reason, Reply, SocketKind, SocketOptions, SocketRequest, SocketStat, TcpStat,
+    DatagramRequest, DtlsStat, EpochKeyBytes, EpochStat, KeyBytes, KeyStat, Reason, Reply,
+    SocketKind, SocketOptions, SocketRequest, SocketStat, TcpStat,
 };
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use std::net::SocketAddr;
+use uktls_record::dtls::DiscardKind;
+use uktls_stack::dtls::{DtlsInfo, EpochInfo};
 use uktls_stack::handle as stack;
 use uktls_stack::socket_info as info;
 use uktls_stack::stack::Handle;
@@ -69,6 +74,20 @@ impl StackHandle for Handle {
         }
     }
 
+    fn attach_dtls(&self, id: u64, peer: SocketAddr, answer: Answer<Result<OwnedFd, Errno>>) {
+        let reply: stack::Reply<stack::SocketReply> = Box::new(move |done| {
+            answer(done.and_then(|reply| match reply {
+                stack::SocketReply::End(end) => Ok(end),
+                _ => Err(Errno::PROTO),
+            }));
+        });
+        self.socket(
+            stack::SocketId(id),
+            stack::SocketOp::DtlsAttach { peer },
+            reply,
+        );
+    }
+
     fn named(&self, cookie: u64) -> Option<Named> {
         self.named(cookie).map(|named| match named {
             stack::Named::Live { id, uid } => Named::Live { id: id.0, uid },
@@ -115,15 +134,62 @@ fn operation(act: SocketRequest) -> Result<stack::SocketOp, Errno> {
         }
         SocketRequest::Info => stack::SocketOp::Info,
         SocketRequest::Abort => stack::SocketOp::Abort,
+        SocketRequest::Datagram(act) => datagram_operation(act)?,
+    })
+}
+
+fn datagram_operation(act: DatagramRequest) -> Result<stack::SocketOp, Errno> {
+    Ok(match act {
+        DatagramRequest::SetDontFragment(on) => stack::SocketOp::SetDontFragment(on),
+        DatagramRequest::PathMtu => stack::SocketOp::PathMtu,
+        DatagramRequest::Detach => stack::SocketOp::DtlsDetach,
+        DatagramRequest::StageTx(keys) => stack::SocketOp::DtlsStageTx(keys.epoch_keys()?),
+        DatagramRequest::RxKeys(keys) => stack::SocketOp::DtlsRxKeys(keys.epoch_keys()?),
+        DatagramRequest::GetTx => stack::SocketOp::DtlsGetKeys(stack::Direction::Tx),
+        DatagramRequest::GetRx => stack::SocketOp::DtlsGetKeys(stack::Direction::Rx),
+        DatagramRequest::SetMtu(mtu) => stack::SocketOp::DtlsSetMtu(mtu),
+        DatagramRequest::GiveBack { from, datagram } => stack::SocketOp::DtlsGiveBack {
+            from,
+            datagram: datagram.into_vec(),
+        },
+        DatagramRequest::Info => stack::SocketOp::DtlsInfo,
     })
 }
 
 fn reply_of(reply: stack::SocketReply) -> Reply {
     match reply {
+        stack::SocketReply::EpochKeys(keys) => Reply::EpochKeys(EpochKeyBytes::from(&keys)),
+        stack::SocketReply::Dtls(info) => Reply::Dtls(Box::new(dtls_stat(&info))),
+        stack::SocketReply::PathMtu(mtu) => Reply::PathMtu(u32::try_from(mtu).unwrap_or(u32::MAX)),
+        // No request of this kind is answered by an end; attaching has a way of its own.
+        stack::SocketReply::End(_) => Reply::Error(Errno::PROTO.raw_os_error()),
         stack::SocketReply::Done => Reply::Done,
         stack::SocketReply::KeyId(id) => Reply::KeyId(id),
         stack::SocketReply::Keys(keys) => Reply::Keys(KeyBytes::from(&keys)),
         stack::SocketReply::Info(info) => Reply::Info(Box::new(socket_stat(&info))),
+    }
+}
+
+fn dtls_stat(info: &DtlsInfo) -> DtlsStat {
+    let epoch = |epoch: &EpochInfo| EpochStat {
+        version: epoch.version.wire(),
+        cipher: epoch.cipher.linux_id(),
+        epoch: epoch.epoch,
+        sequence: epoch.sequence,
+    };
+    DtlsStat {
+        peer: info.peer,
+        tx: info.tx.as_ref().map(epoch),
+        rx: info.rx.as_ref().map(epoch),
+        sealed: info.sealed,
+        opened: info.opened,
+        dropped: DiscardKind::ALL
+            .into_iter()
+            .zip(info.dropped)
+            .map(|(kind, times)| (kind.name().to_owned(), times))
+            .collect(),
+        full: info.full,
+        too_long: info.too_long,
     }
 }
 

@@ -594,6 +594,10 @@ impl StackHandle for MockStack {
         thread::spawn(move || answer(stack.act_now(id, act)));
     }
 
+    fn attach_dtls(&self, _: u64, _: SocketAddr, answer: Answer<Result<OwnedFd, Errno>>) {
+        answer(Err(Errno::OPNOTSUPP));
+    }
+
     fn named(&self, cookie: u64) -> Option<Named> {
         let inner = self.lock();
         if let Some(reason) = inner.gone.get(&cookie) {
@@ -662,6 +666,7 @@ impl MockStack {
             SocketRequest::SetNoDelay(_)
             | SocketRequest::SetKeepAlive(_)
             | SocketRequest::SetAdaptiveRecords(_) => Ok(Reply::Done),
+            SocketRequest::Datagram(_) => Err(Errno::OPNOTSUPP),
             _ if !state.ulp => Err(Errno::NOPROTOOPT),
             SocketRequest::StageTx(keys) => {
                 let keys = keys.crypto_info()?;

@@ -135,8 +135,16 @@ impl EpochKeys {
         }
     }
 
+    /// Whether these are the same keys for the same epoch, whatever the sequence number.
+    pub fn is_same_epoch(&self, other: &Self) -> bool {
+        (self.version, self.cipher, self.epoch) == (other.version, other.cipher, other.epoch)
+            && self.key() == other.key()
+            && self.iv() == other.iv()
+    }
+
     /// The same keys with another next sequence number.
-    pub(super) fn at(&self, sequence: u64) -> Self {
+    #[must_use]
+    pub fn at(&self, sequence: u64) -> Self {
         Self {
             sequence: sequence.min(SEQUENCE_END),
             ..self.clone()

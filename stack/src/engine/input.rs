@@ -235,16 +235,22 @@ impl<H: Host> Engine<H> {
         let Some((src, dst, protocol, at)) = quoted_ends(quoted) else {
             return;
         };
-        let (Some(&[a, b, c, d, e, f, g, h]), packet::TCP) = (
-            quoted.get(at..).and_then(<[u8]>::first_chunk::<8>),
-            protocol,
-        ) else {
+        let Some(&[a, b, c, d, e, f, g, h]) = quoted.get(at..).and_then(<[u8]>::first_chunk::<8>)
+        else {
             return;
         };
         let key = FlowKey {
             local: SocketAddr::new(src, u16::from_be_bytes([a, b])),
             remote: SocketAddr::new(dst, u16::from_be_bytes([c, d])),
         };
+        if protocol == packet::UDP
+            && let Some(mtu) = mtu
+        {
+            return self.on_udp_path_mtu(key.local, key.remote, mtu);
+        }
+        if protocol != packet::TCP {
+            return;
+        }
         let Some(&Flow::Socket(index)) = self.flows.get(&key) else {
             return;
         };
@@ -273,8 +279,9 @@ impl<H: Host> Engine<H> {
     }
 
     fn send_icmp(&mut self, request: Parsed, protocol: u8, message: &[u8]) {
-        if message.len() + 40 > self.host.device().capabilities().mtu {
-            return self.send_fragmented(request.dst, request.src, protocol, message);
+        let mtu = self.host.device().capabilities().mtu;
+        if message.len() + 40 > mtu {
+            return self.send_fragmented(request.dst, request.src, protocol, message, mtu);
         }
         self.output.datagram(
             request.dst,

@@ -9,6 +9,7 @@
 //! | `tcp_socket` | one connection with emission path, intake and client end |
 //! | `listener` | SYNs, the backlog, connecting |
 //! | `udp_socket` | datagrams |
+//! | `record_socket` | DTLS over them |
 //! | `ops` | requests that act on one socket |
 //!
 //! Two things drive it: the daemon's shard, with descriptors and the machine's clock, and the simulator, with memory and a
@@ -22,6 +23,7 @@ mod input;
 mod listener;
 mod ops;
 mod output;
+mod record_socket;
 mod tcp_socket;
 mod udp_socket;
 
@@ -43,6 +45,7 @@ use crate::stack::{Limits, StackConfig};
 use crate::tcp::{FlowKey, IsnGenerator, TimeWait};
 use listener::Listener;
 use output::Output;
+use record_socket::UdpExtras;
 use siphasher::sip::SipHasher13;
 use slab::Slab;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -113,6 +116,8 @@ pub(crate) struct Engine<H: Host> {
     sockets: Slab<TcpSocket<H::End>>,
     listeners: Slab<Listener<H::Listener>>,
     udp: Slab<UdpSocket<H::Datagrams>>,
+    /// What some UDP sockets have besides, by their place.
+    udp_extras: HashMap<usize, UdpExtras, FlowHash>,
     /// Listeners by port.
     listening: HashMap<u16, Vec<usize>, FlowHash>,
     /// UDP sockets by port.
@@ -121,6 +126,8 @@ pub(crate) struct Engine<H: Host> {
     time_waits: BTreeSet<(Instant, u64)>,
     time_wait_keys: HashMap<u64, FlowKey, FlowHash>,
     turns: VecDeque<usize>,
+    /// UDP sockets whose association waits for a turn.
+    record_turns: VecDeque<usize>,
     reassembler: Reassembler,
     pool: Pool,
     output: Output,
@@ -129,6 +136,8 @@ pub(crate) struct Engine<H: Host> {
     next_port: u16,
     /// Where UDP clients' messages are pulled to.
     udp_buffer: Vec<u8>,
+    /// Where records are sealed.
+    record_buffer: Vec<u8>,
 }
 
 impl<H: Host> Engine<H> {
@@ -140,12 +149,14 @@ impl<H: Host> Engine<H> {
             sockets: Slab::new(),
             listeners: Slab::new(),
             udp: Slab::new(),
+            udp_extras: HashMap::with_hasher(hash),
             listening: HashMap::with_hasher(hash),
             udp_bound: HashMap::with_hasher(hash),
             timers: BTreeSet::new(),
             time_waits: BTreeSet::new(),
             time_wait_keys: HashMap::with_hasher(hash),
             turns: VecDeque::new(),
+            record_turns: VecDeque::new(),
             reassembler: Reassembler::new(FragmentLimits::default()),
             pool: Pool::new(),
             output: Output::new(host.device().capabilities()),
@@ -153,6 +164,7 @@ impl<H: Host> Engine<H> {
             next_time_wait: 0,
             next_port: hash.owner((settings.index, "first port"), 16_384) as u16,
             udp_buffer: Vec::new(),
+            record_buffer: Vec::new(),
             host,
             settings,
         }
@@ -160,7 +172,7 @@ impl<H: Host> Engine<H> {
 
     /// Nobody waits for a turn.
     pub(crate) fn is_idle(&self) -> bool {
-        self.turns.is_empty()
+        self.turns.is_empty() && self.record_turns.is_empty()
     }
 
     /// When [`fire_timers`](Self::fire_timers) has something to do.
@@ -202,6 +214,8 @@ impl<H: Host> Engine<H> {
         if let Some(index) = self.index_of(id) {
             self.sockets[index].emitter.helped(file, helped);
             self.queue(index);
+        } else {
+            self.on_records_helped(id, file, helped);
         }
     }
 
@@ -254,6 +268,7 @@ impl<H: Host> Engine<H> {
     /// One turn for every socket that waits for one.
     pub(crate) fn give_turns(&mut self, now: Instant) {
         self.now = now;
+        self.give_record_turns();
         for _ in 0..self.turns.len() {
             let Some(index) = self.turns.pop_front() else {
                 return;

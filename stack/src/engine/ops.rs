@@ -37,7 +37,10 @@ impl<H: Host> Engine<H> {
     ) -> Result<SocketReply, Errno> {
         self.now = now;
         let Some(index) = self.index_of(id) else {
-            return self.act_on_others(id, &op);
+            return match self.udp_index(id) {
+                Some(index) => self.act_on_udp(now, index, op),
+                None => self.act_on_listener(id, &op),
+            };
         };
         let counters = self.settings.counters.clone();
         let socket = &mut self.sockets[index];
@@ -163,23 +166,29 @@ impl<H: Host> Engine<H> {
                 socket.abort(crate::socket_info::Reason::Aborted);
                 SocketReply::Done
             }
+            SocketOp::SetDontFragment(_)
+            | SocketOp::PathMtu
+            | SocketOp::DtlsAttach { .. }
+            | SocketOp::DtlsDetach
+            | SocketOp::DtlsStageTx(_)
+            | SocketOp::DtlsRxKeys(_)
+            | SocketOp::DtlsGetKeys(_)
+            | SocketOp::DtlsSetMtu(_)
+            | SocketOp::DtlsGiveBack { .. }
+            | SocketOp::DtlsInfo => return Err(Errno::OPNOTSUPP),
         };
         self.queue(index);
         Ok(reply)
     }
 
-    /// Listeners and UDP sockets only tell of themselves.
-    fn act_on_others(&self, id: SocketId, op: &SocketOp) -> Result<SocketReply, Errno> {
-        let listener = self
+    /// Listeners only tell of themselves.
+    fn act_on_listener(&self, id: SocketId, op: &SocketOp) -> Result<SocketReply, Errno> {
+        let (_, listener) = self
             .listeners
             .iter()
-            .find(|(_, listener)| listener.end.listening().id == id);
-        let udp = self.udp.iter().find(|(_, socket)| socket.id == id);
-        let info = match (listener, udp) {
-            (Some((_, listener)), _) => listener.info(self.settings.index),
-            (_, Some((_, socket))) => socket.info(self.settings.index),
-            _ => return Err(Errno::BADF),
-        };
+            .find(|(_, listener)| listener.end.listening().id == id)
+            .ok_or(Errno::BADF)?;
+        let info = listener.info(self.settings.index);
         match op {
             SocketOp::Info => Ok(SocketReply::Info(Box::new(info))),
             SocketOp::SetUlp => Err(Errno::NOTCONN),

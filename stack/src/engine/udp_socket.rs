@@ -1,5 +1,9 @@
 //! UDP sockets: one datagram a message, with the peer's address.
+//!
+//! With UDP segmentation offload one packet holds many datagrams of one length, both ways: what comes is cut here, what leaves
+//! is cut behind the device.
 
+use super::output::{Path, udp_header};
 use super::{Datagram, DatagramEnd, Engine, Host};
 use crate::clock::Instant;
 use crate::device::{Offload, checksum};
@@ -14,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Largest UDP payload over IPv4: 65,535 less 20 and 8.
 const MAX_UDP_PAYLOAD: usize = 65_507;
-const UDP_HEADER: usize = 8;
+pub(super) const UDP_HEADER: usize = 8;
 /// Datagrams sent for one socket before others get their turn.
 const PER_TURN: usize = 64;
 
@@ -115,8 +119,16 @@ impl<H: Host> Engine<H> {
         let Some(index) = bound.iter().copied().find(|&index| fits(&self.udp[index])) else {
             return;
         };
-        if !self.udp[index].end.deliver(src, &packet[payload]) {
-            self.settings.counters.udp_full.add(1);
+        let payload = &mut packet[payload];
+        let stride = match offload.gso {
+            Some(gso) if !gso.kind.is_tcp() && gso.size > 0 => usize::from(gso.size),
+            _ => payload.len(),
+        };
+        if payload.is_empty() {
+            return self.receive_datagram(index, src, payload);
+        }
+        for datagram in payload.chunks_mut(stride) {
+            self.receive_datagram(index, src, datagram);
         }
     }
 
@@ -140,7 +152,7 @@ impl<H: Host> Engine<H> {
                 Datagram::To(peer, payload) => {
                     let (local, connected) = (socket.local, socket.remote);
                     if let Some(remote) = peer.or(connected) {
-                        self.send_udp(local, remote, &buffer[payload]);
+                        self.send_one(index, local, remote, &buffer[payload]);
                     }
                 }
                 Datagram::Malformed => {}
@@ -166,10 +178,37 @@ impl<H: Host> Engine<H> {
                 self.udp_bound.remove(&port);
             }
         }
+        if let Some(mut extras) = self.udp_extras.remove(&index)
+            && let Some(association) = &mut extras.association
+        {
+            association.outgoing.abandon();
+        }
         self.host.close_datagrams(socket.end);
     }
 
-    fn send_udp(&mut self, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
+    /// Sends a datagram that a client wrote on the socket itself.
+    fn send_one(&mut self, index: usize, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
+        let link = self.host.device().capabilities().mtu;
+        let extras = self.udp_extras.get(&index);
+        let path_mtu = extras.map_or(link, |extras| extras.path_mtu(link, self.now));
+        let ip_len = if remote.is_ipv4() { 20 } else { 40 };
+        if extras.is_some_and(|extras| extras.dont_fragment)
+            && ip_len + UDP_HEADER + payload.len() > path_mtu
+        {
+            return self.settings.counters.udp_too_long.add(1);
+        }
+        self.send_udp(local, remote, payload, payload.len(), path_mtu);
+    }
+
+    /// Sends datagrams of `stride` bytes each, the last one maybe shorter, in as few packets as the device takes.
+    pub(super) fn send_udp(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        payload: &[u8],
+        stride: usize,
+        path_mtu: usize,
+    ) {
         let src = match local.ip() {
             ip if !ip.is_unspecified() => ip,
             _ => match self.source_for(remote.ip()) {
@@ -177,44 +216,49 @@ impl<H: Host> Engine<H> {
                 None => return,
             },
         };
-        let len = UDP_HEADER + payload.len();
-        let Ok(len16) = u16::try_from(len) else {
-            return;
+        let path = Path {
+            local: SocketAddr::new(src, local.port()),
+            remote,
         };
-        let Some(mut sum) = checksum::pseudo_header(src, remote.ip(), packet::UDP, len as u32)
-        else {
-            return;
-        };
-        let mut datagram = Vec::with_capacity(len);
-        datagram.extend_from_slice(&local.port().to_be_bytes());
-        datagram.extend_from_slice(&remote.port().to_be_bytes());
-        datagram.extend_from_slice(&len16.to_be_bytes());
-        datagram.extend_from_slice(&[0, 0]);
-        datagram.extend_from_slice(payload);
-        sum.add(&datagram);
-        let sum = sum.checksum_not_zero();
-        datagram[6..8].copy_from_slice(&sum.to_be_bytes());
         let ip_len = if src.is_ipv4() { 20 } else { 40 };
-        if ip_len + len > self.host.device().capabilities().mtu {
-            return self.send_fragmented(src, remote.ip(), packet::UDP, &datagram);
+        if ip_len + UDP_HEADER + stride > path_mtu {
+            for datagram in payload.chunks(stride) {
+                self.send_udp_fragmented(path, datagram, path_mtu);
+            }
+        } else {
+            self.output.udp(
+                &path,
+                payload,
+                stride,
+                self.host.device(),
+                &self.settings.counters,
+            );
         }
-        self.output.datagram(
-            src,
-            remote.ip(),
-            packet::UDP,
-            &[IoSlice::new(&datagram)],
-            self.host.device(),
-            &self.settings.counters,
-        );
     }
 
-    /// Sends a datagram that is longer than the MTU, in fragments.
+    fn send_udp_fragmented(&mut self, path: Path, payload: &[u8], path_mtu: usize) {
+        let (src, dst) = (path.local.ip(), path.remote.ip());
+        let len = UDP_HEADER + payload.len();
+        let Some((mut header, mut sum)) = udp_header(&path, len) else {
+            return;
+        };
+        sum.add(&header);
+        sum.add(payload);
+        header[6..].copy_from_slice(&sum.checksum_not_zero().to_be_bytes());
+        let mut datagram = Vec::with_capacity(len);
+        datagram.extend_from_slice(&header);
+        datagram.extend_from_slice(payload);
+        self.send_fragmented(src, dst, packet::UDP, &datagram, path_mtu);
+    }
+
+    /// Sends a datagram that is longer than the path's MTU, in fragments.
     pub(super) fn send_fragmented(
         &mut self,
         src: IpAddr,
         dst: IpAddr,
         protocol: u8,
         datagram: &[u8],
+        mtu: usize,
     ) {
         let identification = self.output.identification();
         let mut ip = [0; MAX_IP_HEADER];
@@ -236,7 +280,6 @@ impl<H: Host> Engine<H> {
             let sum = checksum::checksum(&ip[..20]);
             ip[10..12].copy_from_slice(&sum.to_be_bytes());
         }
-        let mtu = self.host.device().capabilities().mtu;
         match fragment(
             &ip[..ip_len],
             &[IoSlice::new(datagram)],

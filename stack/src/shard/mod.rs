@@ -43,6 +43,7 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Packets read from the device before sockets get their turn.
@@ -140,6 +141,7 @@ const TIMER: Token = Token(2);
 const TCP: usize = 0;
 const LISTENER: usize = 1;
 const UDP: usize = 2;
+const RECORDS: usize = 3;
 
 fn token(kind: usize, index: usize) -> Token {
     Token(4 + index * 4 + kind)
@@ -308,7 +310,7 @@ impl Shard {
                 .engine
                 .on_listener(index, event.is_read_closed() || event.is_write_closed()),
             UDP => self.on_udp_client(index, event.is_read_closed() && event.is_write_closed()),
-            _ => {}
+            _ => self.engine.on_records_client(index),
         }
     }
 
@@ -343,6 +345,15 @@ impl Shard {
         self.engine.add_udp(socket);
     }
 
+    /// Attaches an association to a UDP socket, and gives the client's end of it.
+    fn attach_records(&mut self, id: SocketId, peer: SocketAddr) -> Result<OwnedFd, Errno> {
+        let index = self.engine.udp_index(id).ok_or(Errno::OPNOTSUPP)?;
+        let (end, client) = self.engine.host.record_pair(index)?;
+        self.engine
+            .attach_records(self.now, index, peer, Box::new(end))?;
+        Ok(client)
+    }
+
     fn take_requests(&mut self) {
         for _ in 0..REQUESTS_PER_ROUND {
             let Ok(message) = self.inbox.try_recv() else {
@@ -352,6 +363,9 @@ impl Shard {
                 ToShard::Connect(request, reply) => reply(self.connect(request)),
                 ToShard::Listen(shared, end) => self.listen(shared, end),
                 ToShard::Udp(socket) => self.add_udp(*socket),
+                ToShard::Op(id, SocketOp::DtlsAttach { peer }, reply) => {
+                    reply(self.attach_records(id, peer).map(SocketReply::End));
+                }
                 ToShard::Op(id, op, reply) => reply(self.engine.act(self.now, id, op)),
                 ToShard::List(reply) => reply(self.engine.list()),
                 ToShard::Packet(packet, offload) => {

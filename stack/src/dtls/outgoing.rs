@@ -1,0 +1,555 @@
+//! The way out: plaintext straight into the buffer that leaves, sealed where it lies.
+//!
+//! Records of one length lie one behind the other as a *run*, which a device with UDP segmentation offload takes as one
+//! super-datagram and cuts into one datagram a record; the last may be shorter. A message that does not fit its run is carried
+//! over to the next. A file's range is sealed from a mapping where that can be had, and read into the records otherwise;
+//! as with TCP, what may wait for a disk is a helper thread's.
+
+use super::end::{FromClient, RecordEnd};
+use crate::client_fd::ClientFd;
+use crate::emit::file::{FileRange, READ_AHEAD, WINDOW, Way, answer};
+use crate::emit::job::{Helped, Job, JobKind};
+use crate::mark::Mark;
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::io::IoSliceMut;
+use std::ops::Range;
+use std::sync::Arc;
+use uktls_record::dtls::{EpochKeys, Sealer};
+use uktls_record::header::{ContentType, MAX_PLAINTEXT};
+
+/// Largest payload of a UDP datagram or super-datagram: 65,535 less IPv6's header and UDP's.
+const MAX_RUN: usize = 65_535 - 40 - 8;
+/// Datagrams that Linux takes in one super-datagram (`UDP_MAX_SEGMENTS`, before 6.9).
+const MAX_SEGMENTS: usize = 64;
+/// A record, and a byte of plaintext too many to be seen.
+const RECORD_ROOM: usize = 37 + MAX_PLAINTEXT + 1;
+/// Room that [`Outgoing::fill`] needs: a run, and the record that turns out not to belong to it.
+pub(crate) const ROOM: usize = MAX_RUN + RECORD_ROOM;
+/// Keys that may be staged and not yet in force.
+const MAX_STAGED: usize = 4;
+
+/// The way out.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    sealer: Option<Sealer>,
+    staged: VecDeque<(u32, EpochKeys)>,
+    next_key_id: u32,
+    /// What a file's records are cut by: the record's length as a whole.
+    mtu: Option<u16>,
+    file: Option<Box<FileRange>>,
+    /// Work for a helper thread, to be fetched after each [`fill`](Self::fill).
+    job: Option<Job>,
+    sealed: u64,
+}
+
+impl Default for Outgoing {
+    fn default() -> Self {
+        Outgoing {
+            sealer: None,
+            staged: VecDeque::new(),
+            next_key_id: 1,
+            mtu: None,
+            file: None,
+            job: None,
+            sealed: 0,
+        }
+    }
+}
+
+/// What may be one run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RunLimits {
+    /// The longest record that leaves in one packet. A longer one is a run of its own.
+    pub(crate) datagram: usize,
+    /// Whether the device cuts super-datagrams.
+    pub(crate) offload: bool,
+}
+
+/// Sealed records at the front of the buffer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// Their bytes, and those of each but the last.
+    pub(crate) len: usize,
+    pub(crate) stride: usize,
+    records: usize,
+    /// A record behind them that begins the next run.
+    pub(crate) carry: Option<Range<usize>>,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// There may be more.
+    More,
+    /// The client has nothing more right now.
+    Rest,
+    /// A helper thread is at work.
+    Waiting,
+    /// A message was not sent, and the client is to be told why.
+    Note(Errno),
+    /// The client is gone, or does not speak the protocol.
+    Closed,
+}
+
+impl Run {
+    fn of_carry(buffer: &mut [u8], carry: Option<Range<usize>>) -> Run {
+        let Some(range) = carry else {
+            return Run::default();
+        };
+        let len = range.len();
+        buffer.copy_within(range, 0);
+        Run {
+            len,
+            stride: len,
+            records: 1,
+            carry: None,
+        }
+    }
+
+    /// Takes in the record of `len` bytes that lies behind the run. False when the run is over.
+    fn push(&mut self, len: usize, limits: RunLimits) -> bool {
+        if self.records == 0 {
+            self.stride = len;
+        } else if len > self.stride || self.len + len > MAX_RUN {
+            self.carry = Some(self.len..self.len + len);
+            return false;
+        }
+        self.len += len;
+        self.records += 1;
+        len == self.stride && self.has_room(limits)
+    }
+
+    fn has_room(&self, limits: RunLimits) -> bool {
+        self.records < most_segments(self.stride, limits)
+    }
+}
+
+/// How many records of this length may be one run.
+fn most_segments(stride: usize, limits: RunLimits) -> usize {
+    if limits.offload && stride <= limits.datagram {
+        (MAX_RUN / stride.max(1)).clamp(1, MAX_SEGMENTS)
+    } else {
+        1
+    }
+}
+
+impl Outgoing {
+    /// Records sealed.
+    pub(crate) fn sealed(&self) -> u64 {
+        self.sealed
+    }
+
+    /// The keys as they will be after everything that is staged.
+    pub(crate) fn latest_keys(&self) -> Option<EpochKeys> {
+        self.staged
+            .back()
+            .map(|(_, keys)| keys.clone())
+            .or_else(|| self.sealer.as_ref().map(Sealer::keys))
+    }
+
+    /// Stages keys, and gives the number by which a mark brings them into force.
+    ///
+    /// # Errors
+    /// `ENOBUFS` when too many are staged already.
+    pub(crate) fn stage(&mut self, keys: EpochKeys) -> Result<u32, Errno> {
+        if self.staged.len() >= MAX_STAGED {
+            return Err(Errno::NOBUFS);
+        }
+        let key_id = self.next_key_id;
+        self.next_key_id = self.next_key_id.wrapping_add(1);
+        self.staged.push_back((key_id, keys));
+        Ok(key_id)
+    }
+
+    /// Sets how long a file's records may be, overhead included.
+    pub(crate) fn set_mtu(&mut self, mtu: Option<u16>) {
+        self.mtu = mtu;
+    }
+
+    /// Fetches the work that the last [`fill`](Self::fill) left for a helper thread.
+    pub(crate) fn take_job(&mut self) -> Option<Job> {
+        self.job.take()
+    }
+
+    /// The association is going away: whoever waits for a result is told.
+    pub(crate) fn abandon(&mut self) {
+        if let Some(mut range) = self.file.take() {
+            range.finish(Errno::PIPE.raw_os_error());
+        }
+    }
+
+    /// Fills the front of `buffer`, of at least [`ROOM`] bytes, with a run. `carry` is the last run's.
+    pub(crate) fn fill(
+        &mut self,
+        end: &mut dyn RecordEnd,
+        buffer: &mut [u8],
+        carry: Option<Range<usize>>,
+        limits: RunLimits,
+    ) -> (Run, Then) {
+        let mut run = Run::of_carry(buffer, carry);
+        if run.len > 0 && !run.has_room(limits) {
+            return (run, Then::More);
+        }
+        let then = loop {
+            if self.file.is_some() {
+                if run.len > 0 {
+                    break Then::More;
+                }
+                return self.fill_from_file(buffer, limits);
+            }
+            match self.pull(end, &mut buffer[run.len..]) {
+                Ok(None) => {}
+                Ok(Some(len)) if run.push(len, limits) => {}
+                Ok(Some(_)) => break Then::More,
+                Err(then) => break then,
+            }
+        };
+        (run, then)
+    }
+
+    /// Takes the next message, and gives the length of the record it became.
+    fn pull(&mut self, end: &mut dyn RecordEnd, room: &mut [u8]) -> Result<Option<usize>, Then> {
+        let (prefix, suffix) = self.overhead();
+        let (content_type, len) = match end.pull(&mut room[prefix..prefix + MAX_PLAINTEXT + 1]) {
+            FromClient::Record(content_type, len) => (content_type, len),
+            FromClient::Mark(mark, fds) => {
+                self.on_mark(mark, fds)?;
+                return Ok(None);
+            }
+            FromClient::Empty => return Err(Then::Rest),
+            FromClient::Malformed | FromClient::Closed => return Err(Then::Closed),
+        };
+        let Some(sealer) = &mut self.sealer else {
+            return Err(Then::Note(Errno::BADMSG));
+        };
+        if len > MAX_PLAINTEXT {
+            return Err(Then::Note(Errno::TOOBIG));
+        }
+        let len = prefix + len + suffix;
+        sealer
+            .seal_in_place(ContentType(content_type), &mut room[..len])
+            .map_err(|error| {
+                tracing::info!("sending stops: {error}");
+                Then::Note(Errno::BADMSG)
+            })?;
+        self.sealed += 1;
+        Ok(Some(len))
+    }
+
+    /// Bytes in front of and behind a record's plaintext.
+    fn overhead(&self) -> (usize, usize) {
+        self.sealer
+            .as_ref()
+            .map_or((0, 0), |sealer| (sealer.prefix_len(), sealer.suffix_len()))
+    }
+
+    fn on_mark(&mut self, mark: Mark, fds: Vec<ClientFd>) -> Result<(), Then> {
+        match mark {
+            Mark::TxKeys { key_id } => self.use_keys(key_id),
+            Mark::File {
+                offset, len, reply, ..
+            } => {
+                let mut fds = fds.into_iter();
+                let file = fds.next().ok_or(Then::Closed)?;
+                let reply = if reply { fds.next() } else { None };
+                if self.sealer.is_none() {
+                    answer(reply, 0, Errno::BADMSG.raw_os_error());
+                    return Ok(());
+                }
+                match FileRange::new(file, offset, len, reply, false) {
+                    Ok(range) => self.file = Some(Box::new(range)),
+                    Err((errno, reply)) => answer(reply, 0, errno.raw_os_error()),
+                }
+                Ok(())
+            }
+            _ => {
+                tracing::info!("an association ends: its client sent a mark that has no meaning");
+                Err(Then::Closed)
+            }
+        }
+    }
+
+    fn use_keys(&mut self, key_id: u32) -> Result<(), Then> {
+        let keys = match self.staged.pop_front() {
+            Some((id, keys)) if id == key_id => keys,
+            _ => {
+                tracing::info!("an association ends: its client named keys that are not staged");
+                return Err(Then::Closed);
+            }
+        };
+        // The keys in force may be set once more; numbers that were used are not used again.
+        let keys = match &self.sealer {
+            Some(sealer) if sealer.keys().is_same_epoch(&keys) => {
+                keys.at(keys.sequence().max(sealer.sequence()))
+            }
+            _ => keys,
+        };
+        self.sealer = Some(Sealer::new(&keys).map_err(|_| Then::Closed)?);
+        Ok(())
+    }
+
+    /// A helper finished its work on `file`. Work on a file that is done with meanwhile is thrown away.
+    pub(crate) fn helped(&mut self, file: &Arc<ClientFd>, helped: Helped) {
+        let Some(range) = &mut self.file else {
+            return;
+        };
+        if !Arc::ptr_eq(&range.file, file) {
+            return;
+        }
+        match helped {
+            Helped::Window(window) => {
+                range.prefetching = false;
+                range.next_window = Some(window);
+            }
+            Helped::Warm => {}
+            Helped::Bytes(bytes) => range.buffer = Some((bytes, 0)),
+            Helped::Failed(JobKind::Map, _) => {
+                range.prefetching = false;
+                range.fall_back();
+            }
+            Helped::Failed(_, errno) => range.failed = Some(errno),
+        }
+        range.waiting = false;
+    }
+
+    /// How a file's records are laid out: plaintext of each, and the whole record.
+    fn layout(&self) -> (usize, usize) {
+        let (prefix, suffix) = self.overhead();
+        let overhead = prefix + suffix;
+        let payload = self.mtu.map_or(MAX_PLAINTEXT, |mtu| {
+            usize::from(mtu)
+                .saturating_sub(overhead)
+                .clamp(1, MAX_PLAINTEXT)
+        });
+        (payload, payload + overhead)
+    }
+
+    fn fill_from_file(&mut self, buffer: &mut [u8], limits: RunLimits) -> (Run, Then) {
+        let (payload, stride) = self.layout();
+        let most = (most_segments(stride, limits) * payload) as u64;
+        let Some(range) = &mut self.file else {
+            return (Run::default(), Then::More);
+        };
+        if let Some(errno) = range.failed.take() {
+            return self.file_ends(errno.raw_os_error());
+        }
+        if range.left == 0 {
+            return self.file_ends(0);
+        }
+        if range.waiting {
+            return (Run::default(), Then::Waiting);
+        }
+        let wanted = range.left.min(most) as usize;
+        match range.way {
+            Way::Mapped => self.seal_window(buffer, payload, wanted),
+            Way::NoWait => self.read_page_cache(buffer, payload, wanted),
+            Way::Helper => self.copy_buffer(buffer, payload, wanted),
+        }
+    }
+
+    /// The range is done, or cannot go on.
+    fn file_ends(&mut self, errno: i32) -> (Run, Then) {
+        if let Some(mut range) = self.file.take() {
+            range.finish(errno);
+        }
+        (Run::default(), Then::More)
+    }
+
+    /// Leaves work for a helper.
+    fn ask(&mut self, kind: JobKind, offset: u64, len: u64) {
+        if let Some(range) = &self.file {
+            self.job = Some(Job {
+                file: range.file.clone(),
+                offset,
+                len,
+                kind,
+            });
+        }
+    }
+
+    /// Seals from a mapped window into the buffer.
+    fn seal_window(&mut self, buffer: &mut [u8], payload: usize, wanted: usize) -> (Run, Then) {
+        let (Some(range), Some(sealer)) = (&mut self.file, &mut self.sealer) else {
+            return (Run::default(), Then::More);
+        };
+        // Windows end where a record does, so that no record is cut short at a window's end.
+        let window_len = (WINDOW / payload as u64).max(1) * payload as u64;
+        if range
+            .window
+            .as_ref()
+            .is_none_or(|window| window.available(range.offset) == 0)
+        {
+            range.window = range.next_window.take();
+        }
+        let offset = range.offset;
+        let available = range
+            .window
+            .as_ref()
+            .map_or(0, |window| window.available(offset) as u64)
+            .min(range.left);
+        let behind = range.left - available;
+        if behind > 0 && range.next_window.is_none() && !range.prefetching {
+            range.prefetching = true;
+            self.job = Some(Job {
+                file: range.file.clone(),
+                offset: offset + available,
+                len: window_len.min(behind),
+                kind: JobKind::Map,
+            });
+        }
+        let Some(window) = range.window.as_ref().filter(|_| available > 0) else {
+            range.waiting = true;
+            return (Run::default(), Then::Waiting);
+        };
+        let take = wanted.min(available as usize);
+        let overhead = sealer.overhead();
+        let mut run = Run {
+            stride: payload.min(take) + overhead,
+            ..Run::default()
+        };
+        let mut batch = sealer.batch();
+        let sealed = window.with(offset, |bytes| {
+            for plaintext in bytes[..take].chunks(payload) {
+                let record = &mut buffer[run.len..run.len + plaintext.len() + overhead];
+                batch.seal_from(ContentType::APPLICATION_DATA, plaintext, record)?;
+                run.len += record.len();
+            }
+            Ok::<_, uktls_record::Error>(())
+        });
+        let plaintext = run.len - batch.records() as usize * overhead;
+        if sealed.is_err() || !range.still_whole(offset + plaintext as u64) {
+            // The file was cut meanwhile: nothing of this is sent, and what is left of the range is read.
+            drop(batch);
+            buffer[..run.len].fill(0);
+            range.fall_back();
+            return (Run::default(), Then::More);
+        }
+        self.sealed += batch.records();
+        batch.commit();
+        range.advance(plaintext);
+        if let Ok(Err(error)) = sealed
+            && run.len == 0
+        {
+            tracing::info!("sending stops: {error}");
+            return self.file_ends(Errno::BADMSG.raw_os_error());
+        }
+        (run, Then::More)
+    }
+
+    /// Reads what is in the page cache straight into records.
+    fn read_page_cache(&mut self, buffer: &mut [u8], payload: usize, wanted: usize) -> (Run, Then) {
+        let (prefix, suffix) = self.overhead();
+        let Some(range) = &mut self.file else {
+            return (Run::default(), Then::More);
+        };
+        let mut slots = Vec::with_capacity(wanted.div_ceil(payload));
+        let mut left = wanted;
+        for slot in buffer.chunks_mut(prefix + payload + suffix) {
+            if left == 0 {
+                break;
+            }
+            let take = left.min(payload);
+            slots.push(IoSliceMut::new(&mut slot[prefix..prefix + take]));
+            left -= take;
+        }
+        let read = range.read_cached(&mut slots);
+        let (offset, ahead) = (range.offset, range.left.min(READ_AHEAD));
+        match read {
+            Ok(0) => self.file_ends(0),
+            // Whole records only, unless it is the end: a record is not cut where the page cache is.
+            Ok(n) if n < wanted && n < payload => self.warm(offset, ahead),
+            Ok(n) if n < wanted => self.seal_slots(buffer, payload, n - n % payload),
+            Ok(n) => self.seal_slots(buffer, payload, n),
+            Err(Errno::AGAIN) => self.warm(offset, ahead),
+            Err(Errno::INTR) => (Run::default(), Then::More),
+            Err(_) => {
+                range.fall_back();
+                (Run::default(), Then::More)
+            }
+        }
+    }
+
+    /// Lets a helper bring more into the page cache. Twice in vain at the same place, and the helper reads instead.
+    fn warm(&mut self, offset: u64, len: u64) -> (Run, Then) {
+        if let Some(range) = &mut self.file {
+            if range.prefetching {
+                range.prefetching = false;
+                range.fall_back();
+                return (Run::default(), Then::More);
+            }
+            range.prefetching = true;
+            range.waiting = true;
+        }
+        self.ask(JobKind::Warm, offset, len);
+        (Run::default(), Then::Waiting)
+    }
+
+    /// Takes from what a helper read.
+    fn copy_buffer(&mut self, buffer: &mut [u8], payload: usize, wanted: usize) -> (Run, Then) {
+        let (prefix, suffix) = self.overhead();
+        let Some(range) = &mut self.file else {
+            return (Run::default(), Then::More);
+        };
+        let Some((bytes, used)) = &mut range.buffer else {
+            let whole_records = (READ_AHEAD / payload as u64).max(1) * payload as u64;
+            let (offset, len) = (range.offset, range.left.min(whole_records));
+            range.waiting = true;
+            self.ask(JobKind::Read, offset, len);
+            return (Run::default(), Then::Waiting);
+        };
+        let rest = &bytes[*used..];
+        if rest.is_empty() {
+            let file_is_short = bytes.is_empty();
+            range.buffer = None;
+            return if file_is_short {
+                self.file_ends(0)
+            } else {
+                (Run::default(), Then::More)
+            };
+        }
+        let take = rest.len().min(wanted);
+        for (plaintext, slot) in rest[..take]
+            .chunks(payload)
+            .zip(buffer.chunks_mut(prefix + payload + suffix))
+        {
+            slot[prefix..prefix + plaintext.len()].copy_from_slice(plaintext);
+        }
+        *used += take;
+        self.seal_slots(buffer, payload, take)
+    }
+
+    /// Seals `n` bytes of a file that lie in the buffer's record slots.
+    fn seal_slots(&mut self, buffer: &mut [u8], payload: usize, n: usize) -> (Run, Then) {
+        let (prefix, suffix) = self.overhead();
+        let (Some(range), Some(sealer)) = (&mut self.file, &mut self.sealer) else {
+            return (Run::default(), Then::More);
+        };
+        let mut run = Run {
+            stride: prefix + payload.min(n) + suffix,
+            ..Run::default()
+        };
+        let mut left = n;
+        while left > 0 {
+            let take = left.min(payload);
+            let record = &mut buffer[run.len..run.len + prefix + take + suffix];
+            if let Err(error) = sealer.seal_in_place(ContentType::APPLICATION_DATA, record) {
+                tracing::info!("sending stops: {error}");
+                break;
+            }
+            run.len += record.len();
+            self.sealed += 1;
+            left -= take;
+        }
+        range.prefetching = false;
+        range.advance(n - left);
+        if left > 0 && run.len == 0 {
+            return self.file_ends(Errno::BADMSG.raw_os_error());
+        }
+        if left > 0 {
+            // What was read and cannot be sealed belongs to nobody; the next round ends the range.
+            range.buffer = None;
+        }
+        (run, Then::More)
+    }
+}

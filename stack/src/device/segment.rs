@@ -9,6 +9,7 @@
 
 use super::{Malformed, Offload, checksum};
 use bytes::BytesMut;
+use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const TCP: u8 = 6;
@@ -65,34 +66,48 @@ pub fn cut(
     Ok(segments)
 }
 
-/// Hands `each` every packet that a super-segment stands for, in a buffer of its own; see [`cut`].
-pub fn cut_into(
-    packet: &[u8],
+/// Hands `each` every packet that a super-segment stands for, in a buffer of its own, its checksum still partial: what
+/// [`cut`] does, for a receiver that completes a checksum only if somebody will look at it.
+pub fn cut_partial(
+    headers: &[u8],
+    payload: &[IoSlice<'_>],
     offload: &Offload,
     mut each: impl FnMut(BytesMut),
 ) -> Result<usize, Malformed> {
-    let headers = Headers::locate(packet, offload)?;
+    let layout = Headers::locate(headers, offload)?;
     let size = offload.gso.map_or(0, |gso| usize::from(gso.size));
-    if size == 0 {
+    if size == 0 || layout.length != headers.len() {
         return Err(Malformed::SegmentSize);
     }
-    let (header, payload) = packet.split_at(headers.length);
-    let segments = payload.len().div_ceil(size).max(1);
+    let total: usize = payload.iter().map(|slice| slice.len()).sum();
+    let segments = total.div_ceil(size).max(1);
+    let mut slices = payload.iter();
+    let mut rest: &[u8] = &[];
     for index in 0..segments {
         let offset = index * size;
-        let piece = &payload[offset..payload.len().min(offset + size)];
-        let mut segment = BytesMut::with_capacity(header.len() + piece.len());
-        segment.extend_from_slice(header);
-        segment.extend_from_slice(piece);
-        let last = index + 1 == segments;
-        headers.finish(
-            &mut segment,
-            Place {
-                index,
-                offset,
-                last,
-            },
-        );
+        let mut wanted = size.min(total - offset);
+        let mut segment = BytesMut::with_capacity(headers.len() + wanted);
+        segment.extend_from_slice(headers);
+        while wanted > 0 {
+            if rest.is_empty() {
+                match slices.next() {
+                    Some(next) => rest = next,
+                    None => break,
+                }
+            }
+            let (piece, behind) = rest.split_at(wanted.min(rest.len()));
+            segment.extend_from_slice(piece);
+            wanted -= piece.len();
+            rest = behind;
+        }
+        let place = Place {
+            index,
+            offset,
+            last: index + 1 == segments,
+        };
+        let (field, sum) = layout.place(&mut segment, place);
+        let at = layout.transport + field;
+        segment[at..at + 2].copy_from_slice(&sum.fold().to_be_bytes());
         each(segment);
     }
     Ok(segments)
@@ -148,8 +163,17 @@ impl Headers {
         })
     }
 
-    /// Makes the super-segment's headers in front of `segment` that segment's own.
+    /// Makes the super-segment's headers in front of `segment` that segment's own, checksum included.
     fn finish(&self, segment: &mut [u8], place: Place) {
+        let (field, mut sum) = self.place(segment, place);
+        let transport = &mut segment[self.transport..];
+        transport[field..field + 2].copy_from_slice(&[0, 0]);
+        sum.add(transport);
+        transport[field..field + 2].copy_from_slice(&sum.checksum_not_zero().to_be_bytes());
+    }
+
+    /// The same but for the checksum: where its field is, in bytes from the transport header, and the pseudo header's sum.
+    fn place(&self, segment: &mut [u8], place: Place) -> (usize, checksum::Sum) {
         // At most MAX_PACKET, as the super-segment is no longer than that; a longer IPv6 one keeps its length's low bits.
         let length = segment.len() as u16;
         let (src, dst): (IpAddr, IpAddr);
@@ -185,11 +209,9 @@ impl Headers {
             transport[4..6].copy_from_slice(&datagram.to_be_bytes());
             6
         };
-        transport[field..field + 2].copy_from_slice(&[0, 0]);
-        let mut sum = checksum::pseudo_header(src, dst, self.protocol, transport.len() as u32)
+        let sum = checksum::pseudo_header(src, dst, self.protocol, transport.len() as u32)
             .expect("both addresses were read from one header");
-        sum.add(transport);
-        transport[field..field + 2].copy_from_slice(&sum.checksum_not_zero().to_be_bytes());
+        (field, sum)
     }
 }
 
@@ -315,6 +337,29 @@ mod tests {
                 stream.extend_from_slice(tcp.payload());
             }
             prop_assert_eq!(stream, payload);
+        }
+
+        #[test]
+        fn partial_checksums_complete_to_the_same_packets(v6 in any::<bool>(), size in 1u16..3_000, payload in prop::collection::vec(any::<u8>(), 0..9_000), at in any::<prop::sample::Index>()) {
+            let kind = if v6 { GsoKind::Tcp6 } else { GsoKind::Tcp4 };
+            let (packet, offload) = super_segment(kind, 3, size, &payload);
+            let (headers, payload) = packet.split_at(packet.len() - payload.len());
+            let (left, right) = payload.split_at(at.index(payload.len() + 1));
+            let mut segments = Vec::new();
+            cut_partial(headers, &[IoSlice::new(left), IoSlice::new(right)], &offload, |mut segment| {
+                checksum::complete(&mut segment, offload.needs_csum.expect("a super-segment has one")).expect("inside");
+                segments.push(segment.to_vec());
+            }).expect("well formed");
+            let whole = cut_all(&packet, &offload);
+            // Zero and all ones say the same; UDP's rule is kept by `cut` only.
+            let field = if v6 { 56 } else { 36 };
+            for (segment, whole) in segments.iter_mut().zip(&whole) {
+                if segment[field..field + 2] == [0, 0] {
+                    segment[field..field + 2].fill(0xff);
+                }
+                prop_assert_eq!(&*segment, whole);
+            }
+            prop_assert_eq!(segments.len(), whole.len());
         }
 
         #[test]

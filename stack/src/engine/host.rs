@@ -39,6 +39,12 @@ pub trait ClientEnd {
     /// `EAGAIN` when there is no room, anything else when the client does not read any more.
     fn deliver(&mut self, slices: &[IoSlice<'_>]) -> Result<usize, Errno>;
 
+    /// Hands a whole buffer to a client that can have it without a copy: as [`deliver`](Self::deliver), but all of it or
+    /// nothing. `None`: it is to be delivered by a copy.
+    fn deliver_buffer(&mut self, _bytes: &mut BytesMut) -> Option<Result<usize, Errno>> {
+        None
+    }
+
     /// Hands a mark to the client, or what is left of one.
     ///
     /// # Errors

@@ -372,12 +372,27 @@ impl Intake {
             if self.frozen {
                 break Flushed::Blocked;
             }
-            let Some(first) = self.pieces.front() else {
+            let Some(first) = self.pieces.front_mut() else {
                 break Flushed::Empty;
             };
-            let sent = match &first.piece {
-                Piece::Mark(bytes) => end.deliver_mark(bytes),
-                Piece::Plain(_) => {
+            let len = match &first.piece {
+                Piece::Plain(bytes) => bytes.len(),
+                Piece::Mark(_) => 0,
+            };
+            let whole = match &mut first.piece {
+                Piece::Plain(bytes) => end.deliver_buffer(bytes),
+                Piece::Mark(_) => None,
+            };
+            if let Some(Ok(_)) = whole {
+                self.waiting -= len;
+                credit += first.credit;
+                self.pieces.pop_front();
+                continue;
+            }
+            let sent = match (&first.piece, whole) {
+                (_, Some(refused)) => refused,
+                (Piece::Mark(bytes), None) => end.deliver_mark(bytes),
+                (Piece::Plain(_), None) => {
                     let mut slices = [IoSlice::new(&[]); MAX_GATHER];
                     let mut count = 0;
                     for (slice, waiting) in slices.iter_mut().zip(&self.pieces) {

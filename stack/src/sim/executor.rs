@@ -12,7 +12,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -56,7 +56,33 @@ impl fmt::Display for Waiting {
     }
 }
 
-type Ready = Arc<Mutex<VecDeque<usize>>>;
+/// Tasks that are ready, in the order in which they became so.
+#[derive(Default)]
+struct ReadyQueue {
+    /// How many there are: most of the time none, which costs no lock to see.
+    len: AtomicUsize,
+    tasks: Mutex<VecDeque<usize>>,
+}
+
+impl ReadyQueue {
+    fn push(&self, task: usize) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.push_back(task);
+        self.len.store(tasks.len(), Ordering::Release);
+    }
+
+    fn pop(&self) -> Option<usize> {
+        if self.len.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let task = tasks.pop_front();
+        self.len.store(tasks.len(), Ordering::Release);
+        task
+    }
+}
+
+type Ready = Arc<ReadyQueue>;
 
 /// What wakes a task. Wakers may be dropped and called on any thread, whatever the tasks do with them.
 struct TaskWaker {
@@ -72,10 +98,7 @@ impl Wake for TaskWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::Relaxed) {
-            self.ready
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push_back(self.task);
+            self.ready.push(self.task);
         }
     }
 }
@@ -154,12 +177,7 @@ impl Executor {
 
     /// Runs the task that has been ready longest. False when none is.
     pub(super) fn run_one(&self) -> bool {
-        let next = self
-            .ready
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front();
-        let Some(number) = next else {
+        let Some(number) = self.ready.pop() else {
             return false;
         };
         let (mut future, waker, host) = {

@@ -7,7 +7,7 @@
 
 use super::invariant::Cause;
 use super::watch::Watch;
-use crate::device::{Capabilities, Device, MAX_PACKET, Offload, segment};
+use crate::device::{Capabilities, CsumRequest, Device, MAX_PACKET, Offload, checksum, segment};
 use crate::emit::job::Job;
 use crate::emit::source::{PullError, Pulled, Then};
 use crate::engine::{AcceptEnd, ClientEnd, Datagram, DatagramEnd, Host, Listening, RecordEvent};
@@ -30,6 +30,8 @@ use std::task::Waker;
 pub(super) const STREAM_ROOM: usize = 192 * 1024;
 /// Bytes of datagrams that may wait for a program.
 const DATAGRAM_ROOM: usize = 192 * 1024;
+/// Bytes from which on a buffer is handed over whole and not copied.
+const WHOLE: usize = 4096;
 /// Bytes that one piece of a program's writes may gather.
 const PIECE: usize = 64 * 1024;
 
@@ -287,6 +289,27 @@ impl ClientEnd for StreamEnd {
         Ok(taken)
     }
 
+    fn deliver_buffer(&mut self, bytes: &mut BytesMut) -> Option<Result<usize, Errno>> {
+        if bytes.len() < WHOLE {
+            return None;
+        }
+        let mut stream = self.0.borrow_mut();
+        if stream.dropped {
+            return Some(Err(Errno::PIPE));
+        }
+        if stream.incoming_bytes >= STREAM_ROOM {
+            stream.blocked = true;
+            return Some(Err(Errno::AGAIN));
+        }
+        let n = bytes.len();
+        stream.incoming_bytes += n;
+        stream
+            .incoming
+            .push_back(Incoming::Plain(std::mem::take(bytes)));
+        wake(&mut stream.reader);
+        Some(Ok(n))
+    }
+
     fn deliver_mark(&mut self, mark: &[u8; MARK_LEN]) -> Result<usize, Errno> {
         let mut stream = self.0.borrow_mut();
         if stream.dropped {
@@ -413,11 +436,35 @@ impl DatagramEnd for DatagramsEnd {
 }
 
 /// A packet on its way.
+///
+/// A TCP checksum stays partial until somebody changes the packet or wants to see it: a receiver need not verify what nobody
+/// touched.
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) bytes: BytesMut,
+    /// The checksum that is to be completed.
+    partial: Option<CsumRequest>,
     /// Somebody changed it since it was sent, so its checksum has to be looked at.
     pub(super) touched: bool,
+}
+
+impl Frame {
+    /// A packet with all its checksums.
+    pub(super) fn complete(bytes: BytesMut) -> Frame {
+        Frame {
+            bytes,
+            partial: None,
+            touched: false,
+        }
+    }
+
+    /// Somebody is about to change it, or to look at its checksum.
+    pub(super) fn finish(&mut self) {
+        if let Some(request) = self.partial.take() {
+            // The request was made for this packet, so it points inside.
+            let _ = checksum::complete(&mut self.bytes, request);
+        }
+    }
 }
 
 impl super::damage::Packet for Frame {
@@ -426,11 +473,13 @@ impl super::damage::Packet for Frame {
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
+        self.finish();
         self.touched = true;
         &mut self.bytes
     }
 
     fn truncate(&mut self, len: usize) {
+        self.finish();
         self.touched = true;
         self.bytes.truncate(len);
     }
@@ -438,7 +487,7 @@ impl super::damage::Packet for Frame {
     fn duplicate(&self) -> Frame {
         Frame {
             bytes: BytesMut::from(&self.bytes[..]),
-            touched: self.touched,
+            ..*self
         }
     }
 }
@@ -451,7 +500,6 @@ pub(super) struct Card {
     pub(super) outbox: Vec<(Frame, Cause)>,
     /// Why the next packet is sent.
     cause: Cause,
-    whole: Vec<u8>,
 }
 
 impl Card {
@@ -460,7 +508,6 @@ impl Card {
             mtu,
             outbox: Vec::new(),
             cause: Cause::First,
-            whole: Vec::new(),
         }
     }
 }
@@ -483,35 +530,26 @@ impl Device for Card {
         payload: &[IoSlice<'_>],
     ) -> io::Result<()> {
         let cause = std::mem::take(&mut self.cause);
-        if offload.gso.is_none() {
-            let len = headers.len() + payload.iter().map(|slice| slice.len()).sum::<usize>();
-            let mut bytes = BytesMut::with_capacity(len);
-            bytes.extend_from_slice(headers);
-            for slice in payload {
-                bytes.extend_from_slice(slice);
-            }
-            if let Some(request) = offload.needs_csum {
-                crate::device::checksum::complete(&mut bytes, request)?;
-            }
+        let partial = offload.needs_csum;
+        let mut put = |bytes| {
             let frame = Frame {
                 bytes,
+                partial,
                 touched: false,
             };
             self.outbox.push((frame, cause));
+        };
+        if offload.gso.is_some() {
+            segment::cut_partial(headers, payload, offload, put)?;
             return Ok(());
         }
-        self.whole.clear();
-        self.whole.extend_from_slice(headers);
+        let len = headers.len() + payload.iter().map(|slice| slice.len()).sum::<usize>();
+        let mut bytes = BytesMut::with_capacity(len);
+        bytes.extend_from_slice(headers);
         for slice in payload {
-            self.whole.extend_from_slice(slice);
+            bytes.extend_from_slice(slice);
         }
-        segment::cut_into(&self.whole, offload, |bytes| {
-            let frame = Frame {
-                bytes,
-                touched: false,
-            };
-            self.outbox.push((frame, cause));
-        })?;
+        put(bytes);
         Ok(())
     }
 

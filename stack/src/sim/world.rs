@@ -818,10 +818,7 @@ impl Core {
             .map(|(address, _)| *address)
             .find(|address| address.is_ipv4() == v4)?;
         let bytes = route::complain(from, &frame.bytes, complaint)?;
-        Some(Frame {
-            bytes,
-            touched: false,
-        })
+        Some(Frame::complete(bytes))
     }
 
     /// The wire that leads to `dst`: the longest static prefix, else the way with the fewest hops.

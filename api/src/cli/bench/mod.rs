@@ -9,6 +9,7 @@
 //! | [`sendfile`] | `uktls serve` beside nginx and rustls, and the limits of the path |
 //! | [`receive`] | `uktls get` beside curl |
 //! | [`loss`] | TCP's goodput under loss beside Linux's CUBIC, and fairness |
+//! | [`sim`] | packets a second of the simulator |
 //! | [`idle`] | memory of idle connections, and of the daemon after a long transfer |
 
 pub(crate) mod client;
@@ -21,6 +22,7 @@ mod receive;
 mod report;
 mod s_client;
 mod sendfile;
+mod sim;
 pub(crate) mod stack;
 mod stats;
 pub(crate) mod workload;
@@ -44,6 +46,7 @@ enum Name {
     Receive(receive::Args),
     Idle(idle::Args),
     Loss(loss::Args),
+    Sim(sim::Args),
     #[command(hide = true)]
     LossRun(loss::run::Args),
     #[command(hide = true)]
@@ -71,6 +74,7 @@ pub(crate) fn run(args: Args, globals: &Globals) -> Outcome {
         Name::Limit(args) => return limit::run(args),
         Name::LossRun(args) => return loss::run::run(&args),
         Name::Loss(args) => loss::run(&args, &say)?,
+        Name::Sim(args) => sim::run(&args, &say)?,
         Name::Sendfile(args) => {
             netns::enter()?;
             sendfile::run(&args, &say)?

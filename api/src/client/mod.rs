@@ -4,6 +4,8 @@
 //! mio and tokio's `AsyncFd` wait on it, and `fork`, `dup` and passing it on do what they always do. [`TcpStream`] also has
 //! Linux's kTLS calls, in its methods from [`set_ulp_tls`](TcpStream::set_ulp_tls) on.
 //!
+//! [`af_ktls`] has the sockets of the 2016 module, for DTLS over UDP.
+//!
 //! A [`Daemon`] says which stack a socket belongs to: the one at `$UKTLS_SOCKET`, else at the default path.
 //!
 //! What this library keeps of a socket, beside the descriptor, is little: which control record is being read, whether a
@@ -15,6 +17,7 @@
 //! `ENETDOWN` when a new socket is asked for and no daemon runs, `ECONNABORTED` on a socket whose daemon is gone (never an end of
 //! file), `EPROTONOSUPPORT` when library and daemon are of different versions.
 
+pub mod af_ktls;
 mod end;
 mod kept;
 mod ktls;

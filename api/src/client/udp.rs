@@ -2,13 +2,14 @@
 
 use super::tcp::{descriptor, open, set_nonblocking, set_timeout};
 use super::{Daemon, scm};
-use crate::protocol::Request;
+use crate::protocol::{DatagramRequest, Reply, Request, SocketRequest};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{RecvFlags, SendFlags, sockopt};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use uktls_stack::address::{self, ADDRESS_LEN};
 
@@ -20,9 +21,12 @@ const MAX_PAYLOAD_V6: usize = 65_527;
 #[derive(Debug)]
 pub struct UdpSocket {
     fd: OwnedFd,
+    pub(super) daemon: Daemon,
     local: SocketAddr,
     /// Fixed peer; datagrams of others are not delivered.
     peer: Mutex<Option<SocketAddr>>,
+    /// Largest payload while datagrams may not be fragmented, else 0. Shared by clones, as the option is.
+    largest: Arc<AtomicUsize>,
 }
 
 impl UdpSocket {
@@ -61,8 +65,10 @@ impl UdpSocket {
         set_nonblocking(&fd, false)?;
         Ok(UdpSocket {
             fd,
+            daemon: daemon.clone(),
             local,
             peer: Mutex::new(peer),
+            largest: Arc::default(),
         })
     }
 
@@ -105,6 +111,10 @@ impl UdpSocket {
             MAX_PAYLOAD_V4
         } else {
             MAX_PAYLOAD_V6
+        };
+        let most = match self.largest.load(Ordering::Relaxed) {
+            0 => most,
+            largest => largest.min(most),
         };
         if bytes.len() > most {
             return Err(Errno::MSGSIZE.into());
@@ -154,22 +164,32 @@ impl UdpSocket {
         self.recv_from(buf).map(|(len, _)| len)
     }
 
+    /// One datagram, whoever sent it.
+    fn receive_from_anybody(
+        &self,
+        buf: &mut [u8],
+        flags: RecvFlags,
+    ) -> Result<(usize, SocketAddr), Errno> {
+        let mut header =
+            address::encode(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)));
+        let mut bufs = [IoSliceMut::new(&mut header), IoSliceMut::new(buf)];
+        let received = scm::receive(&self.fd, &mut bufs, flags).map_err(gone)?;
+        if received.len == 0 {
+            return Err(Errno::CONNABORTED);
+        }
+        match (
+            address::decode(&header),
+            received.len.checked_sub(ADDRESS_LEN),
+        ) {
+            (Some(from), Some(len)) => Ok((len, from)),
+            _ => Err(Errno::PROTO),
+        }
+    }
+
     fn receive(&self, buf: &mut [u8], flags: RecvFlags) -> io::Result<(usize, SocketAddr)> {
         let peer = *self.peer.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let mut header =
-                address::encode(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)));
-            let mut bufs = [IoSliceMut::new(&mut header), IoSliceMut::new(buf)];
-            let received = scm::receive(&self.fd, &mut bufs, flags).map_err(gone)?;
-            if received.len == 0 {
-                return Err(Errno::CONNABORTED.into());
-            }
-            let (Some(from), Some(len)) = (
-                address::decode(&header),
-                received.len.checked_sub(ADDRESS_LEN),
-            ) else {
-                return Err(Errno::PROTO.into());
-            };
+            let (len, from) = self.receive_from_anybody(buf, flags)?;
             if peer.is_none_or(|peer| peer == from) {
                 return Ok((len, from));
             }
@@ -182,6 +202,62 @@ impl UdpSocket {
                     RecvFlags::empty(),
                 )
                 .map_err(gone)?;
+            }
+        }
+    }
+
+    /// The largest IP packet that the path carries uncut, as far as it is known: the link's MTU, or what a router reported.
+    ///
+    /// # Errors
+    /// `ECONNABORTED` when the daemon is gone.
+    pub fn path_mtu(&self) -> io::Result<usize> {
+        match self.ask(SocketRequest::Datagram(DatagramRequest::PathMtu))? {
+            Reply::PathMtu(mtu) => Ok(mtu as usize),
+            _ => Err(self.daemon.nonsense().into()),
+        }
+    }
+
+    /// Whether datagrams longer than the path's MTU are refused with `EMSGSIZE`, instead of fragmented. Where the path has become
+    /// narrower since this was set, what is too long is lost and counted; [`path_mtu`](Self::path_mtu) tells.
+    ///
+    /// # Errors
+    /// `ECONNABORTED` when the daemon is gone.
+    pub fn set_dont_fragment(&self, on: bool) -> io::Result<()> {
+        let request = DatagramRequest::SetDontFragment(on);
+        match self.ask(SocketRequest::Datagram(request))? {
+            Reply::Done => {}
+            _ => return Err(self.daemon.nonsense().into()),
+        }
+        let headers = if self.local.is_ipv4() { 28 } else { 48 };
+        let largest = if on {
+            self.path_mtu()?.saturating_sub(headers)
+        } else {
+            0
+        };
+        self.largest.store(largest, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn ask(&self, request: SocketRequest) -> io::Result<Reply> {
+        match self
+            .daemon
+            .ask(&Request::OnSocket(request), Some(self.fd.as_fd()))
+        {
+            Ok((Reply::Gone(_), _)) => Err(Errno::CONNABORTED.into()),
+            Ok((reply, _)) => Ok(reply),
+            Err(error) => Err(super::end::of_request(error)),
+        }
+    }
+
+    /// Everything that waits on the socket, taken off it.
+    pub(super) fn drain(&self) -> io::Result<Vec<(SocketAddr, Vec<u8>)>> {
+        let mut all = Vec::new();
+        let mut buffer = vec![0; MAX_PAYLOAD_V6];
+        loop {
+            match self.receive_from_anybody(&mut buffer, RecvFlags::DONTWAIT) {
+                Ok((len, from)) => all.push((from, buffer[..len].to_vec())),
+                Err(Errno::AGAIN) => return Ok(all),
+                Err(errno) => return Err(errno.into()),
             }
         }
     }
@@ -218,8 +294,10 @@ impl UdpSocket {
         let peer = *self.peer.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(UdpSocket {
             fd: self.fd.try_clone()?,
+            daemon: self.daemon.clone(),
             local: self.local,
             peer: Mutex::new(peer),
+            largest: self.largest.clone(),
         })
     }
 }
@@ -233,7 +311,7 @@ impl From<UdpSocket> for OwnedFd {
 descriptor!(UdpSocket);
 
 /// A socket pair's other end is the daemon's: nobody else can have closed it.
-fn gone(errno: Errno) -> Errno {
+pub(super) fn gone(errno: Errno) -> Errno {
     match errno {
         Errno::PIPE | Errno::CONNRESET => Errno::CONNABORTED,
         errno => errno,

@@ -39,6 +39,9 @@ pub const VERSION: u16 = 1;
 /// Largest piece of a [`SocketRequest::RxBytes`], in bytes.
 pub const MAX_RX_BYTES: usize = 64 * 1024;
 
+/// Longest [`Request::Secrets`], in bytes: a few lines of a key log.
+pub const MAX_SECRETS: usize = 4096;
+
 /// Largest encoded message, in bytes, either way.
 pub const MAX_MESSAGE: usize = MAX_RX_BYTES + 1024;
 
@@ -70,8 +73,10 @@ impl Capabilities {
     pub const REKEY: Self = Self(1 << 8);
     /// DTLS 1.2 and 1.3 records on UDP sockets.
     pub const DTLS: Self = Self(1 << 9);
+    /// It writes a capture (`--pcap`), and takes the secrets that open it.
+    pub const CAPTURE: Self = Self(1 << 10);
 
-    const NAMES: [(Self, &'static str); 10] = [
+    const NAMES: [(Self, &'static str); 11] = [
         (Self::TLS12, "tls1.2"),
         (Self::TLS13, "tls1.3"),
         (Self::AES_128_GCM, "aes-128-gcm"),
@@ -82,6 +87,7 @@ impl Capabilities {
         (Self::KEY_EXPORT, "key-export"),
         (Self::REKEY, "rekey"),
         (Self::DTLS, "dtls"),
+        (Self::CAPTURE, "capture"),
     ];
 
     /// Everything this version knows of.
@@ -191,6 +197,9 @@ pub enum Request {
         /// The peer.
         peer: SocketAddr,
     },
+    /// Lines of a key log (`SSLKEYLOGFILE`) for the daemon's capture. The daemon's own user only; `EOPNOTSUPP` without a
+    /// capture. Answered when they are written, so that they stand in front of the packets they open.
+    Secrets(BoundedBytes<MAX_SECRETS>),
 }
 
 /// An act on one socket.

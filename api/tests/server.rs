@@ -17,6 +17,7 @@ use uktls::protocol::{
     self, Capabilities, MAGIC, MAX_MESSAGE, Reply, Request, SocketRequest, VERSION,
 };
 use uktls::server::{Server, ServerConfig};
+use uktls_stack::device::capture::Capture;
 
 /// A control connection without the library.
 struct Raw(OwnedFd);
@@ -310,6 +311,45 @@ fn keys_are_shown_to_nobody_where_the_daemon_says_so() {
             .unwrap()
             .contains(Capabilities::KEY_EXPORT)
     );
+}
+
+#[test]
+fn secrets_go_into_a_capture_as_text_and_only_where_there_is_one() {
+    let without = World::new();
+    let has = |world: &World| {
+        let can = world.daemon.capabilities().unwrap();
+        can.contains(Capabilities::CAPTURE)
+    };
+    assert!(!has(&without));
+    let refused = std::io::Error::from(without.daemon.record_secrets("A b c\n").unwrap_err());
+    assert_eq!(
+        refused.raw_os_error(),
+        Some(Errno::OPNOTSUPP.raw_os_error())
+    );
+
+    let file = without.directory.path().join("all.pcapng");
+    let capture = Capture::create(&file).unwrap();
+    let world = World::with(ServerConfig {
+        capture: Some(capture.clone()),
+        ..ServerConfig::default()
+    });
+    assert!(has(&world));
+    for (lines, errno) in [
+        ("A \u{7}b\n".to_owned(), Errno::INVAL),
+        ("A b\u{e4}\n".to_owned(), Errno::INVAL),
+        ("x".repeat(4097), Errno::MSGSIZE),
+    ] {
+        let refused = std::io::Error::from(world.daemon.record_secrets(&lines).unwrap_err());
+        assert_eq!(refused.raw_os_error(), Some(errno.raw_os_error()));
+    }
+    world
+        .daemon
+        .record_secrets("CLIENT_RANDOM 0011 2233\n")
+        .unwrap();
+    capture.flush().unwrap();
+    let written = std::fs::read(file).unwrap();
+    let has = |text: &[u8]| written.windows(text.len()).any(|at| at == text);
+    assert!(has(b"CLIENT_RANDOM 0011 2233\n") && !has(b"A b"));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 #![allow(missing_docs)]
 
 use std::path::Path;
-use uktls_tests::{Daemon, Folder, Network, PATIENCE, Process, Serve, VERSIONS, pattern, tool};
+use uktls_tests::{
+    Certificate, Daemon, Folder, Network, Nginx, PATIENCE, Process, Serve, VERSIONS, pattern, tool,
+};
 
 const SIZE: usize = 8 << 20;
 
@@ -68,6 +70,48 @@ fn a_capture_of_serve_with_its_own_stack_carries_its_keys() {
     assert!(serve.fetch(&network, "/file", &[]) == pattern(SIZE));
     serve.process.signal(rustix::process::Signal::TERM);
     serve.process.end(PATIENCE).success();
+    let body = dissect(&capture, None, &files);
+    assert!(body == pattern(SIZE), "{} bytes", body.len());
+}
+
+#[test]
+fn a_capture_of_the_daemon_gets_the_keys_of_those_who_use_it() {
+    for version in VERSIONS {
+        let (network, files) = (Network::new(), Folder::new());
+        let capture = files.join("all.pcapng");
+        std::fs::create_dir(files.join("site")).expect("a folder");
+        files.write("site/file", &pattern(SIZE));
+        let pcap = [
+            "--pcap",
+            capture.to_str().expect("a path of our own making"),
+        ];
+        let daemon = Daemon::start(&network, &pcap);
+        let serve = Serve::start(&daemon, &files.join("site"), &["--tls", version]);
+        assert!(serve.fetch(&network, "/file", &[]) == pattern(SIZE));
+        drop(serve);
+        daemon.stop().success();
+        let body = dissect(&capture, None, &files);
+        assert!(body == pattern(SIZE), "TLS {version}: {} bytes", body.len());
+    }
+}
+
+/// Under TLS 1.3 a client knows its secrets only behind the server's first protected packet, too late for who reads the capture
+/// once from front to back: that is what `--keylog` is for.
+#[test]
+fn a_capture_of_the_daemon_gets_the_keys_of_a_client_as_well() {
+    let (network, files) = (Network::new(), Folder::new());
+    let capture = files.join("all.pcapng");
+    files.write("file", &pattern(SIZE));
+    let pcap = [
+        "--pcap",
+        capture.to_str().expect("a path of our own making"),
+    ];
+    let daemon = Daemon::start(&network, &pcap);
+    let certificate = Certificate::make(&files);
+    let nginx = Nginx::start(&network, files.path(), 8443, &certificate, "");
+    let got = daemon.get(&["-k", "--tls", "1.2", &nginx.url("file"), "-o", "-"]);
+    assert!(got.success().stdout == pattern(SIZE));
+    daemon.stop().success();
     let body = dissect(&capture, None, &files);
     assert!(body == pattern(SIZE), "{} bytes", body.len());
 }

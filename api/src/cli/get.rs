@@ -261,6 +261,7 @@ fn connect(args: &Args) -> Result<Connection, Failure> {
             .collect(),
     };
     let timeout = Duration::from_secs(args.timeout);
+    let daemon = args.socket.daemon();
     let config = secure
         .then(|| {
             let trust = match (&args.cacert, args.insecure) {
@@ -268,10 +269,10 @@ fn connect(args: &Args) -> Result<Connection, Failure> {
                 (None, true) => Trust::Anybody,
                 (None, false) => Trust::WebRoots,
             };
-            client_config(&trust, &args.tls.choice(), args.tls.key_log()?).map_err(Failure::new)
+            client_config(&trust, &args.tls.choice(), args.tls.key_log(&daemon)?)
+                .map_err(Failure::new)
         })
         .transpose()?;
-    let daemon = args.socket.daemon();
     daemon.capabilities().map_err(Failure::new)?;
     let stream = connect_to_any(&daemon, &addresses, timeout)
         .context(|| format!("cannot connect to {url}"))?;

@@ -22,7 +22,7 @@ type Queue = Box<dyn Device + Send>;
 pub(crate) struct Host {
     server: Running,
     stack: Stack,
-    pub(crate) capture: Option<Capture>,
+    capture: Option<Capture>,
     pub(crate) tun: String,
     pub(crate) addresses: Addresses,
     pub(crate) capabilities: Capabilities,
@@ -73,6 +73,7 @@ impl Host {
         };
         let server_config = ServerConfig {
             no_key_export: options.no_key_export,
+            capture: capture.clone(),
             ..ServerConfig::default()
         };
         let (stack, server) = std::thread::scope(|scope| {

@@ -4,11 +4,13 @@ use super::{Context, Failure};
 use clap::ValueEnum;
 use rustls::KeyLog;
 use std::fs::File;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use uktls::handshake::rustls::{Choice, KeyLogWriter};
+use uktls::protocol::Capabilities;
 use uktls::{CipherSuite, Daemon, ProtocolVersion};
 
 /// The name an interface gets when none is given.
@@ -76,7 +78,8 @@ pub(crate) struct StackOptions {
     /// Threads that each own a queue of the device and the connections on it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) shards: u8,
-    /// Write every packet to this file (pcapng), as the wire would show it
+    /// Write every packet to this file (pcapng), as the wire would show it, with the secrets of `serve` and `get`
+    /// (of a TLS 1.3 `get` they come too late for most readers: use its --keylog)
     #[arg(long, value_name = "FILE")]
     pub(crate) pcap: Option<PathBuf>,
     /// Never show a socket's keys, not even to its creator
@@ -306,7 +309,8 @@ pub(crate) struct TlsOptions {
     /// Ciphers to allow, the preferred one first [default: all]
     #[arg(long, value_enum, value_name = "CIPHER", value_delimiter = ',')]
     pub(crate) cipher: Vec<Cipher>,
-    /// Append the secrets of every handshake to this file, so that Wireshark can decrypt a capture [default: $SSLKEYLOGFILE]
+    /// Append the secrets of every handshake to this file, so that Wireshark can decrypt a capture [default: $SSLKEYLOGFILE].
+    /// The daemon's capture (`--pcap`) gets them without it
     #[arg(long, value_name = "FILE")]
     pub(crate) keylog: Option<PathBuf>,
 }
@@ -329,8 +333,21 @@ impl TlsOptions {
         }
     }
 
+    /// The key log for rustls: secrets go to the file, and into the capture that the daemon may be writing.
+    pub(crate) fn key_log(&self, daemon: &Daemon) -> Result<Option<Arc<dyn KeyLog>>, Failure> {
+        let file = self.key_log_file()?;
+        let captured = daemon
+            .capabilities()
+            .is_ok_and(|can| can.contains(Capabilities::CAPTURE));
+        if file.is_none() && !captured {
+            return Ok(None);
+        }
+        let capture = captured.then(|| daemon.clone());
+        Ok(Some(Arc::new(KeyLogWriter::new(Secrets { file, capture }))))
+    }
+
     /// The key log's file, opened to append.
-    pub(crate) fn key_log_file(&self) -> Result<Option<File>, Failure> {
+    fn key_log_file(&self) -> Result<Option<File>, Failure> {
         let variable = || {
             std::env::var_os("SSLKEYLOGFILE")
                 .filter(|path| !path.is_empty())
@@ -343,12 +360,27 @@ impl TlsOptions {
         file.map(Some)
             .context(|| format!("cannot open the key log {}", path.display()))
     }
+}
 
-    /// The key log for rustls.
-    pub(crate) fn key_log(&self) -> Result<Option<Arc<dyn KeyLog>>, Failure> {
-        Ok(self
-            .key_log_file()?
-            .map(|file| Arc::new(KeyLogWriter::new(file)) as Arc<dyn KeyLog>))
+/// Where secrets go, a line at a time.
+struct Secrets {
+    file: Option<File>,
+    capture: Option<Daemon>,
+}
+
+impl Write for Secrets {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Some(capture) = &self.capture {
+            capture.record_secrets(&String::from_utf8_lossy(line))?;
+        }
+        if let Some(file) = &mut self.file {
+            file.write_all(line)?;
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

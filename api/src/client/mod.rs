@@ -37,7 +37,7 @@ pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;
 
 use crate::paths;
-use crate::protocol::{Capabilities, Reply, Request, SocketStat};
+use crate::protocol::{BoundedBytes, Capabilities, Reply, Request, SocketStat};
 use pool::Pool;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -179,6 +179,20 @@ impl Daemon {
     pub fn counters(&self) -> Result<Vec<(String, u64)>, DaemonError> {
         match self.ask(&Request::Counters, None)? {
             (Reply::Counters(counters), _) => Ok(counters),
+            _ => Err(self.nonsense()),
+        }
+    }
+
+    /// Puts lines of a key log (`SSLKEYLOGFILE`) into the daemon's capture, in front of the packets that follow. Ask for
+    /// [`Capabilities::CAPTURE`] first.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` when it writes none, `EPERM` for another user than its own.
+    pub fn record_secrets(&self, lines: &str) -> Result<(), DaemonError> {
+        let lines = BoundedBytes::new(lines.as_bytes().to_vec())
+            .ok_or(DaemonError::System(Errno::MSGSIZE))?;
+        match self.ask(&Request::Secrets(lines), None)? {
+            (Reply::Done, _) => Ok(()),
             _ => Err(self.nonsense()),
         }
     }

@@ -76,6 +76,8 @@ fn requests_come_back_equal() {
         backlog: 9,
         options,
     });
+    let lines = BoundedBytes::new(vec![b'a'; MAX_SECRETS]).expect("just so long");
+    comes_back(&Request::Secrets(lines));
     comes_back(&Request::BindUdp {
         local: address,
         remote: None,

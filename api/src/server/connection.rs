@@ -13,6 +13,7 @@ use crate::protocol::{
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, sockopt};
+use rustix::process::geteuid;
 use uktls_stack::client_fd::ClientFd;
 use zeroize::Zeroizing;
 
@@ -312,7 +313,33 @@ pub(super) fn handle<H: StackHandle>(
                 .collect();
             Handled::Answered(Outgoing::new(&Reply::Counters(counters), None))
         }
+        Request::Secrets(lines) => {
+            let lines = Zeroizing::new(lines.into_vec());
+            Handled::Answered(match record_secrets(&lines, uid, config) {
+                Ok(()) => Outgoing::new(&Reply::Done, None),
+                Err(errno) => Outgoing::error(errno),
+            })
+        }
     })
+}
+
+/// Puts lines of a key log into the capture.
+fn record_secrets(lines: &[u8], uid: u32, config: &ServerConfig) -> Result<(), Errno> {
+    let capture = config.capture.as_ref().ok_or(Errno::OPNOTSUPP)?;
+    if uid != geteuid().as_raw() {
+        return Err(Errno::PERM);
+    }
+    // A label and hexadecimal numbers; whoever reads the capture trusts that it is text.
+    let text = lines
+        .iter()
+        .all(|&byte| byte == b'\n' || (b' '..=b'~').contains(&byte));
+    match std::str::from_utf8(lines) {
+        Ok(lines) if text => {
+            capture.write_secrets(lines);
+            Ok(())
+        }
+        _ => Err(Errno::INVAL),
+    }
 }
 
 /// The cookie of a descriptor, and the socket whose client's end it is. The descriptor itself is not kept.
@@ -332,10 +359,13 @@ fn name<H: StackHandle>(fd: Option<ClientFd>, stack: &H) -> Result<(u64, Named),
 
 impl ServerConfig {
     fn capabilities(&self) -> Capabilities {
+        let mut all = Capabilities::all();
         if self.no_key_export {
-            Capabilities::all().without(Capabilities::KEY_EXPORT)
-        } else {
-            Capabilities::all()
+            all = all.without(Capabilities::KEY_EXPORT);
         }
+        if self.capture.is_none() {
+            all = all.without(Capabilities::CAPTURE);
+        }
+        all
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! Who may ask: processes of the daemon's own user, and root. Which socket a request is about is said by passing the
 //! socket's descriptor, so that holding it is the right to use it. Keys are shown to the socket's creator only, and to
-//! nobody under `no_key_export`.
+//! nobody under `no_key_export`. Secrets for a capture are taken from the daemon's own user only.
 
 mod binding;
 mod connection;
@@ -39,6 +39,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use uktls_stack::client_fd::ClientFd;
+use uktls_stack::device::capture::Capture;
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
@@ -58,6 +59,8 @@ pub struct ServerConfig {
     pub max_clients: usize,
     /// Control connections of one user. Default 1024.
     pub max_clients_per_uid: usize,
+    /// The capture of the stack's devices, for secrets that clients hand in.
+    pub capture: Option<Capture>,
 }
 
 impl Default for ServerConfig {
@@ -66,6 +69,7 @@ impl Default for ServerConfig {
             no_key_export: false,
             max_clients: 4096,
             max_clients_per_uid: 1024,
+            capture: None,
         }
     }
 }

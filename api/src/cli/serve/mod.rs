@@ -12,22 +12,19 @@ use super::options::{SocketOption, StackOptions, Switch, TlsOptions};
 use super::up::{self, ReadyOptions};
 use super::{Context, Failure, Globals, Outcome};
 use crate::http::site::Site;
-use rustls::KeyLog;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use uktls::client::ListenOptions;
-use uktls::handshake::rustls::{Identity, KeyLogWriter, server_config};
+use uktls::handshake::rustls::{Identity, server_config};
 use uktls::server::privileges;
 use uktls::{Daemon, TcpListener, paths};
-use uktls_stack::device::capture::Capture;
 
 /// Serve a folder by HTTPS.
 #[derive(Debug, clap::Args)]
@@ -99,7 +96,7 @@ pub(crate) fn run(args: Args, globals: &Globals) -> Outcome {
     let signals = event_loop::Signals::listen().context(|| "cannot wait for signals".into())?;
 
     let (daemon, host) = find_or_start_stack(&args)?;
-    let key_log = key_log(&args, host.as_ref())?;
+    let key_log = args.tls.key_log(&daemon)?;
     let tls = server_config(identity, &args.tls.choice(), key_log).map_err(Failure::new)?;
     // The files are opened as this user, with no more rights than that.
     privileges::drop_all().context(|| "cannot drop privileges".into())?;
@@ -204,37 +201,6 @@ fn listen(
         };
         Failure::new(format_args!("cannot listen on {address}: {what}"))
     })
-}
-
-/// Secrets go to the key log's file, and into a capture that this process makes.
-fn key_log(args: &Args, host: Option<&Host>) -> Result<Option<Arc<dyn KeyLog>>, Failure> {
-    let file = args.tls.key_log_file()?;
-    let capture = host.and_then(|host| host.capture.clone());
-    if file.is_none() && capture.is_none() {
-        return Ok(None);
-    }
-    Ok(Some(Arc::new(KeyLogWriter::new(Secrets { file, capture }))))
-}
-
-struct Secrets {
-    file: Option<File>,
-    capture: Option<Capture>,
-}
-
-impl Write for Secrets {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if let Some(capture) = &self.capture {
-            capture.write_secrets(&String::from_utf8_lossy(line));
-        }
-        if let Some(file) = &mut self.file {
-            file.write_all(line)?;
-        }
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// SHA-256 of a certificate as browsers and OpenSSL print it.

@@ -263,7 +263,7 @@ impl<H: Host> Engine<H> {
         match mtu {
             Some(mtu) => {
                 let least = if src.is_ipv4() { 576 } else { 1280 };
-                socket.connection.set_mtu(mtu.max(least));
+                socket.connection.set_mtu(mtu.max(least), self.now);
                 self.queue(index);
             }
             None => {

@@ -6,6 +6,7 @@ use core::time::Duration;
 use bytes::BytesMut;
 
 use super::config::{Config, Events, KeepAlive, State, Stats, Unreachable};
+use super::path_mtu::PathMtu;
 use super::receive::{Receive, window_scale};
 use super::recovery::Phase;
 use super::segment::{Flags, FlowKey, Segment};
@@ -214,6 +215,7 @@ impl Connection {
             .clamp(64, self.config.mss.max(64));
         let old = self.send.mss;
         self.send.mss = u64::from(mss);
+        self.send.path = PathMtu::new(self.send.mss);
         if self.config.timestamps
             && let Some((tsval, _)) = options.timestamps
         {
@@ -335,6 +337,15 @@ impl Connection {
         } else {
             let timestamps = self.timestamps.is_some();
             self.send.on_retransmission_timeout(timestamps);
+            let full = self.send.nxt - self.send.una >= self.send.segment();
+            if full
+                && let Some(mss) = self
+                    .send
+                    .path
+                    .on_timeout(self.send.mss, self.key.remote.is_ipv4())
+            {
+                self.send.shrink_mss(now, mss);
+            }
         }
         // RFC 6298 §5.6: "Start the retransmission timer, such that it expires after RTO seconds".
         self.timers.retransmit = Some(now + self.send.rtt.rto(self.backoff));
@@ -358,10 +369,13 @@ impl Connection {
             return Events::NONE;
         };
         let silent = now.since(self.heard);
-        if silent < keepalive.idle || !self.send.board.is_empty() || self.send.unsent() > 0 {
-            // Heard of since, or other timers are finding out whether it lives.
-            self.timers.keepalive =
-                Some((self.heard + keepalive.idle).max(now + keepalive.interval));
+        if silent < keepalive.idle {
+            self.timers.keepalive = Some(self.heard + keepalive.idle);
+            return Events::NONE;
+        }
+        if !self.send.board.is_empty() || self.send.unsent() > 0 {
+            // Other timers are finding out whether it lives.
+            self.timers.keepalive = Some(now + keepalive.interval);
             return Events::NONE;
         }
         if self.keepalives >= keepalive.count {
@@ -660,21 +674,16 @@ impl Connection {
         }
     }
 
-    /// The path's MTU is `mtu` bytes of IP packet: segments get no larger. What is in flight is taken for lost when its
-    /// segments were larger, as they will not arrive.
-    pub fn set_mtu(&mut self, mtu: u16) {
+    /// The path's MTU is `mtu` bytes of IP packet: segments get no larger, until a probe ten minutes later finds that they
+    /// may. What is in flight is taken for lost when its segments were larger, as they will not arrive.
+    pub fn set_mtu(&mut self, mtu: u16, now: Instant) {
         let headers = if self.key.remote.is_ipv4() { 40 } else { 60 };
         let mss = u64::from(mtu.saturating_sub(headers))
             .max(64 + self.send.options_len)
             .min(u64::from(self.config.mss));
-        let old = self.send.segment();
-        if mss >= self.send.mss {
-            return;
+        if mss < self.send.mss {
+            self.send.shrink_mss(now, mss);
         }
-        self.send.mss = mss;
-        self.send.congestion.on_mss_change(old, self.send.segment());
-        self.send.board.lose_all();
-        self.send.recovery.force = true;
     }
 
     /// An ICMP error about this connection came, whose quoted sequence number the caller has checked with

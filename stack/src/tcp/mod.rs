@@ -23,7 +23,7 @@
 //! | `input`, `output` | a segment's way in (RFC 9293 §3.10.7), a segment's way out |
 //! | `send`, `receive` | the two halves' sequence variables and windows |
 //! | `scoreboard`, `recovery` | what is in flight, what of it is lost, how much may be sent meanwhile |
-//! | `rtt`, `congestion`, `pacing` | how long, how much, how fast |
+//! | `rtt`, `congestion`, `pacing`, `path_mtu` | how long, how much, how fast, how large |
 //! | `isn`, `cookie`, `reset`, `time_wait` | before and after a connection |
 #![forbid(unsafe_code)]
 
@@ -36,6 +36,7 @@ mod isn;
 mod options;
 mod output;
 mod pacing;
+mod path_mtu;
 mod receive;
 mod recovery;
 mod reset;

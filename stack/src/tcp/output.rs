@@ -30,7 +30,10 @@ impl Connection {
         match self.state {
             State::Closed => None,
             State::SynSent | State::SynReceived => self.transmit_syn(now),
-            State::TimeWait | State::FinWait2 => self.transmit_acknowledgement(now),
+            State::TimeWait => self.transmit_acknowledgement(now),
+            State::FinWait2 => self
+                .transmit_probe(now)
+                .or_else(|| self.transmit_acknowledgement(now)),
             _ => {
                 if self.owed.ack
                     && self.sack
@@ -115,12 +118,19 @@ impl Connection {
     /// Lost ranges.
     fn transmit_again(&mut self, now: Instant) -> Option<Transmit> {
         let range = self.send.next_again()?;
+        let head = range.start == self.send.una;
         if !self.send.recovery.force && self.holds_back(now) {
             return None;
         }
+        self.send.path.on_sent_again(now, &range, self.send.mss);
         self.send.board.sent_again(range.clone(), now);
         self.send.recovery.force = false;
-        Some(self.repeat(now, range))
+        let transmit = self.repeat(now, range);
+        if head {
+            // It has its round trip to come back before the timer calls it lost again.
+            self.timers.retransmit = Some(now + self.send.rtt.rto(self.backoff));
+        }
+        Some(transmit)
     }
 
     /// Whether pacing holds data back now; its timer is set then.
@@ -148,6 +158,14 @@ impl Connection {
             let timeouts = idle.as_nanos() / rto.as_nanos().max(1);
             self.send.congestion.on_idle(timeouts.min(32) as u32);
             self.send.last_sent = now;
+        }
+        if let Some((range, mss)) = self.send.path_probe(now) {
+            self.send.path.sent(range.clone(), mss);
+            let len = range.end - range.start;
+            let mut probe = self.first(now, range);
+            // One segment, at most as large as the ends agreed on.
+            probe.gso_size = len as u16;
+            return Some(probe);
         }
         let range = self.send.next_new()?;
         if !range.is_empty() && self.holds_back(now) {
@@ -315,7 +333,8 @@ impl Connection {
         }
         let scale = self.receive.scale;
         Transmit {
-            seq: self.send.iss.at(self.send.nxt),
+            // RFC 9293 §3.4: SND.NXT is behind our SYN as soon as that is sent.
+            seq: self.send.iss.at(self.send.nxt.max(self.send.max.min(1))),
             ack: Some(self.receive.irs.at(self.receive.nxt)),
             flags,
             window: self.receive.advertise(scale),

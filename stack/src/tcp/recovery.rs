@@ -83,6 +83,8 @@ pub(super) struct Recovery {
     pub(super) phase: Phase,
     /// SND.NXT when recovery began: it ends when this is acknowledged.
     recover: u64,
+    /// It began with a loss, not with an ECN signal.
+    repairs: bool,
     /// The first retransmission of a recovery goes out whatever PRR says.
     pub(super) force: bool,
     /// RACK.xmit_ts and RACK.end_seq.
@@ -126,6 +128,7 @@ impl Recovery {
         Recovery {
             phase: Phase::Open,
             recover: 0,
+            repairs: false,
             force: false,
             newest: None,
             rack_rtt: Duration::ZERO,
@@ -180,10 +183,16 @@ impl Send {
         };
         let was_open = self.recovery.phase == Phase::Open;
         if was_open && self.board.lost() > 0 {
-            self.enter(ack.prior_in_flight);
+            // RFC 4821 §7.6: a lost probe alone is no sign of congestion.
+            if self.only_a_probe_is_lost() {
+                self.recovery.force = true;
+            } else {
+                self.enter(ack.prior_in_flight);
+            }
         } else if was_open && ack.ece && self.una > self.recovery.recover {
             // RFC 3168 §6.1.2: "treats a congestion indication ... just like a dropped packet", "only once per window".
             self.enter(ack.prior_in_flight);
+            self.recovery.repairs = false;
             self.recovery.force = false;
             self.recovery.undo = None;
         }
@@ -246,7 +255,10 @@ impl Send {
     pub(super) fn on_reordering_timer(&mut self, now: Instant) -> Option<Instant> {
         let prior = self.in_flight();
         let again = self.detect(now);
-        if self.recovery.phase == Phase::Open && self.board.lost() > 0 {
+        if self.recovery.phase == Phase::Open
+            && self.board.lost() > 0
+            && !self.only_a_probe_is_lost()
+        {
             self.enter(prior);
             self.reduce(0);
         }
@@ -262,6 +274,7 @@ impl Send {
                 .duplicates
                 .saturating_sub(delivered.saturating_sub(mss));
             if matches!(self.recovery.phase, Phase::Recovery { .. })
+                && self.recovery.repairs
                 && self.una < self.recovery.recover
             {
                 // RFC 6582 §3.2, step 3: a partial acknowledgement, "retransmit the first unacknowledged segment".
@@ -272,15 +285,22 @@ impl Send {
             }
             return 0;
         }
-        // RFC 6582 §4: duplicates of what was outstanding at the last timeout begin no recovery.
-        if !ack.duplicate || self.recovery.phase == Phase::Loss {
+        // RFC 6582 §4: duplicates of what was outstanding at the last timeout begin no recovery. Once new data was sent behind
+        // it, they tell that this leaves the network.
+        let after_timeout = self.recovery.phase == Phase::Loss;
+        if !ack.duplicate || after_timeout && self.nxt == self.recovery.recover {
             return 0;
         }
         self.recovery.duplicates = (self.recovery.duplicates + mss).min(self.board.in_flight());
-        if self.recovery.phase == Phase::Open
-            && self.recovery.duplicates >= DUP_THRESH * mss
-            && self.una >= self.recovery.recover
-        {
+        let reducing =
+            matches!(self.recovery.phase, Phase::Recovery { .. }) && !self.recovery.repairs;
+        let told = self.recovery.duplicates >= DUP_THRESH * mss;
+        if self.recovery.phase == Phase::Open && told && self.una >= self.recovery.recover {
+            self.board.lose_head(mss);
+        } else if reducing && told {
+            // A loss in a window that comes down for an ECN signal: it is repaired without another reduction.
+            self.recovery.repairs = true;
+            self.recovery.force = true;
             self.board.lose_head(mss);
         }
         mss
@@ -292,6 +312,7 @@ impl Send {
         let mss = self.segment();
         let recovery = &mut self.recovery;
         recovery.recover = self.nxt;
+        recovery.repairs = true;
         recovery.phase = Phase::Recovery {
             flight: in_flight.max(mss),
             delivered: 0,
@@ -469,7 +490,10 @@ impl Send {
                 };
             }
             Frto::NewData if ack.advanced > 0 => self.undo(),
-            Frto::Repeated | Frto::NewData if says_lost => self.recovery.frto = Frto::Off,
+            Frto::Repeated | Frto::NewData if says_lost => {
+                self.recovery.force = self.recovery.frto == Frto::NewData;
+                self.recovery.frto = Frto::Off;
+            }
             Frto::Repeated | Frto::NewData => {}
         }
     }

@@ -221,7 +221,8 @@ impl Scoreboard {
                 break;
             }
             let bytes = front.end.min(una) - front.start;
-            let sent = front.clone();
+            let mut sent = front.clone();
+            sent.end = front.start + bytes;
             front.start += bytes;
             let done = front.start == front.end;
             *self.sum(sent.fate) -= bytes;
@@ -507,6 +508,24 @@ mod tests {
         assert_eq!(board.next_lost(1000), Some(251..301));
         board.sent_again(251..301, at(51));
         assert_eq!((board.next_lost(1000), board.in_flight()), (None, 600));
+    }
+
+    #[test]
+    fn of_one_burst_only_what_lies_before_what_arrived_can_be_lost() {
+        let mut board = Scoreboard::default();
+        board.sent(1..1001, at(0));
+        let mut delivery = Delivery::new(at(50), Duration::ZERO, None);
+        board.acknowledge(301, &mut delivery);
+        assert_eq!(delivery.newest, Some((at(0), 301)));
+        board.sack(501..701, &mut delivery);
+        let newest = delivery.newest.expect("something was delivered");
+        assert_eq!(board.detect_lost(at(50), newest, Duration::ZERO), None);
+        assert_eq!((board.next_lost(1000), board.lost()), (Some(301..501), 200));
+        board.sack(901..1001, &mut delivery);
+        let newest = delivery.newest.expect("something was delivered");
+        board.detect_lost(at(50), newest, Duration::ZERO);
+        assert_eq!(board.lost(), 400);
+        board.check();
     }
 
     #[test]

@@ -8,6 +8,7 @@ use core::time::Duration;
 use super::config::Config;
 use super::congestion::{Ack, Congestion};
 use super::pacing::{Pacing, Rate};
+use super::path_mtu::PathMtu;
 use super::recovery::{AckInfo, Phase, Recovery};
 use super::rtt::RttEstimator;
 use super::scoreboard::{Delivery, Scoreboard};
@@ -60,6 +61,7 @@ pub(super) struct Send {
     pub(super) last_sent: Instant,
     /// `None`: off.
     pacing: Option<Pacing>,
+    pub(super) path: PathMtu,
 }
 
 /// An acceptable acknowledgement.
@@ -122,7 +124,41 @@ impl Send {
             round_end: 0,
             last_sent: now,
             pacing: config.pacing.then(Pacing::default),
+            path: PathMtu::new(mss),
         }
+    }
+
+    /// Segments have another size from now on.
+    pub(super) fn set_mss(&mut self, mss: u64) {
+        let old = self.segment();
+        self.mss = mss;
+        self.congestion.on_mss_change(old, self.segment());
+    }
+
+    /// The path carries no larger segments than `mss`: what is in flight is taken for lost, as its segments were larger.
+    pub(super) fn shrink_mss(&mut self, now: Instant, mss: u64) {
+        self.path.lowered(now);
+        self.set_mss(mss);
+        self.board.lose_all();
+        self.recovery.force = true;
+    }
+
+    /// New bytes for a larger segment that finds out whether the path carries it, and the size it stands for. Only when
+    /// enough follows it to tell at once whether it arrived.
+    pub(super) fn path_probe(&self, now: Instant) -> Option<(Range<u64>, u64)> {
+        let mss = self.path.candidate(now, self.mss)?;
+        let payload = mss - self.options_len;
+        let with_rest = payload + 4 * self.segment();
+        let room = self.unsent().min(self.window_room()).min(self.cwnd_room());
+        let fits = room >= with_rest && self.recovery.phase == Phase::Open;
+        fits.then(|| (self.nxt..self.nxt + payload, mss))
+    }
+
+    /// Whether nothing but a probe of the path is lost.
+    pub(super) fn only_a_probe_is_lost(&mut self) -> bool {
+        let lost = self.board.lost();
+        let first = self.board.next_lost(lost);
+        first.is_some_and(|range| range.end - range.start == lost && self.path.is_probe(&range))
     }
 
     /// Payload of a full segment.
@@ -221,6 +257,10 @@ impl Send {
         let advanced = ack.saturating_sub(self.una);
         if advanced > 0 {
             self.board.acknowledge(ack, &mut delivery);
+            self.path.on_progress();
+            if let Some(mss) = self.path.on_acknowledged(now, ack) {
+                self.set_mss(mss);
+            }
             self.una = ack;
             self.nxt = self.nxt.max(ack);
             self.max = self.max.max(ack);
@@ -234,7 +274,7 @@ impl Send {
         {
             self.rtt.sample_coarse(rtt);
         }
-        let was_open = self.recovery.phase != Phase::Loss;
+        let before = self.recovery.phase;
         let look_again = self.recover(&AckInfo {
             now,
             delivery: &delivery,
@@ -246,8 +286,10 @@ impl Send {
             prior_in_flight,
             ece: given.ece,
         });
-        if delivery.bytes > 0 && !matches!(self.recovery.phase, Phase::Recovery { .. }) {
-            let cwnd_limited = self.cwnd_limited() || !was_open;
+        // What recovery delivered is no sign that the path bears more.
+        let recovering = |phase| matches!(phase, Phase::Recovery { .. });
+        if delivery.bytes > 0 && !recovering(before) && !recovering(self.recovery.phase) {
+            let cwnd_limited = self.cwnd_limited() || before == Phase::Loss;
             self.congestion.on_ack(Ack {
                 now,
                 delivered: delivery.bytes,

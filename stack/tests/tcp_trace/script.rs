@@ -4,9 +4,14 @@
 //! 0   > S 0 win 10000 <mss 1000>      our TCP must send this, at exactly this time
 //! 10  < S. 0 ack 1 win 20000          this arrives
 //! 10  = ESTABLISHED                   the last segment or timer must have reported this
-//! 20  write 1500                      bytes are appended; `read N`, `shut`, `close`, `abort`, `more`, `nomore` likewise
-//! 20  state ESTAB                     the state must be this; `room N`, `acked N`, `eof` likewise
+//! 20  write 1500                      bytes are appended; `read N`, `shut`, `close`, `abort`, `more`, `nomore`, `nodelay`,
+//!                                     `mtu N`, `icmp hard`, `nokeepalive` likewise
+//! 20  state ESTAB                     the state must be this; `room N`, `acked N`, `eof`, `cwnd N`, `ssthresh N`, `mss N`,
+//!                                     `undone N`, `timeouts N`, `rwnd N`, `inflight N`, `outstanding N`, `forgotten N` likewise
 //! ```
+//!
+//! `1:4001/1000` are four segments of 1000 bytes, one after the other. `ce` behind a segment that arrives is congestion
+//! experienced, `ect` and `noect` behind one that is sent its ECN field, `gso N` the size it is to be cut into.
 //!
 //! Flags are S, F, R, P, E, W and `.` for ACK; numbers are relative to each side's initial one (which lie just before the
 //! wrap); `1:1001` are bytes 1 up to but not 1001. PSH is not compared, `win` and options only where the line names them.
@@ -18,8 +23,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use uktls_stack::clock::Instant;
 use uktls_stack::tcp::{
-    Config, Connection, Events, Flags, FlowKey, MAX_HEADER_LEN, Options, Segment, SeqNumber,
-    Transmit,
+    Config, Connection, EcnCodepoint, Events, Flags, FlowKey, MAX_HEADER_LEN, Options, Segment,
+    SeqNumber, Transmit, Unreachable,
 };
 
 const OURS: SeqNumber = SeqNumber(0xffff_fc00);
@@ -47,6 +52,9 @@ struct Packet {
     ack: Option<u32>,
     window: Option<u16>,
     options: Option<Options>,
+    /// Arriving: congestion experienced. Sent: whether it must be ECN-capable.
+    ecn: Option<bool>,
+    gso: Option<u16>,
 }
 
 fn number(text: &str) -> u32 {
@@ -114,12 +122,19 @@ fn packet(text: &str, sack_base: SeqNumber) -> Packet {
         ack: None,
         window: None,
         options: None,
+        ecn: None,
+        gso: None,
     };
     while let Some(word) = words.next() {
+        if let "ce" | "ect" | "noect" = word {
+            packet.ecn = Some(word != "noect");
+            continue;
+        }
         let value = number(words.next().expect("a value"));
         match word {
             "ack" => packet.ack = Some(value),
             "win" => packet.window = Some(value as u16),
+            "gso" => packet.gso = Some(value as u16),
             _ => panic!("{word:?} is not understood"),
         }
     }
@@ -127,8 +142,29 @@ fn packet(text: &str, sack_base: SeqNumber) -> Packet {
     packet
 }
 
+/// `> . 1:4001/1000 ack 1` written out.
+fn several(what: &str) -> Vec<String> {
+    let words: Vec<&str> = what.split_whitespace().collect();
+    let size = words.get(2).and_then(|word| word.split_once('/'));
+    let (Some(">" | "<"), Some((all, size))) = (words.first().copied(), size) else {
+        return vec![what.to_owned()];
+    };
+    let ((start, end), size) = (range(all), number(size));
+    let pieces = (start..end).step_by(size as usize).map(|at| {
+        let to = end.min(at + size);
+        format!(
+            "{} {} {at}:{to} {}",
+            words[0],
+            words[1],
+            words[3..].join(" ")
+        )
+    });
+    pieces.collect()
+}
+
 pub(crate) struct Script {
     config: Config,
+    key: FlowKey,
     connection: Option<Connection>,
     now: Instant,
     sent: VecDeque<(Instant, Transmit)>,
@@ -145,13 +181,20 @@ fn key() -> FlowKey {
     }
 }
 
+fn key_v6() -> FlowKey {
+    FlowKey {
+        local: ([0xfd00, 0, 0, 0, 0, 0, 0, 1], 1).into(),
+        remote: ([0xfd00, 0, 0, 0, 0, 0, 0, 2], 2).into(),
+    }
+}
+
 impl Script {
     fn connection(&mut self) -> &mut Connection {
         self.connection.as_mut().expect("no SYN has come yet")
     }
 
     fn drain(&mut self) {
-        let (now, reading) = (self.now, self.reading);
+        let (now, reading, key) = (self.now, self.reading, self.key);
         let connection = self.connection();
         let mut sent = Vec::new();
         let mut held = 0;
@@ -165,7 +208,7 @@ impl Script {
         while let Some(transmit) = connection.transmit(now) {
             // What is written must read back.
             let mut header = [0; MAX_HEADER_LEN];
-            let len = transmit.emit_header(&key(), &mut header);
+            let len = transmit.emit_header(&key, &mut header);
             let parsed = Segment::parse(&header[..len]).expect("a header of ours");
             assert_eq!(parsed.options, transmit.options);
             sent.push((now, transmit));
@@ -215,9 +258,9 @@ impl Script {
             options: packet.options.unwrap_or_default(),
             header_len: 20,
             payload_len: packet.len as usize,
-            ecn_ce: false,
+            ecn_ce: packet.ecn == Some(true),
         };
-        let (config, now) = (self.config, self.now);
+        let (config, now, key) = (self.config, self.now, self.key);
         self.events = Events::NONE;
         match &mut self.connection {
             Some(connection) => {
@@ -225,7 +268,7 @@ impl Script {
                     connection.on_segment(now, &segment, BytesMut::zeroed(packet.len as usize))
             }
             None => {
-                self.connection = Some(Connection::accept(&config, key(), &segment, OURS, 0, now))
+                self.connection = Some(Connection::accept(&config, key, &segment, OURS, 0, now))
             }
         }
         self.drain();
@@ -262,6 +305,13 @@ impl Script {
             packet.ack.map(|ack| PEERS + ack),
             "{line:?}: {shown}"
         );
+        if let Some(capable) = packet.ecn {
+            let ecn = transmit.ecn == EcnCodepoint::Ect0;
+            assert_eq!(ecn, capable, "{line:?}: {shown}");
+        }
+        if let Some(gso) = packet.gso {
+            assert_eq!(transmit.gso_size, gso, "{line:?}: {shown}");
+        }
         if let Some(window) = packet.window {
             assert_eq!(transmit.window, window, "{line:?}: {shown}");
         }
@@ -306,21 +356,24 @@ impl Script {
                 );
             }
             "eof" => return assert!(self.connection().receive_closed(), "{:?}", self.line),
-            "cwnd" => {
-                return assert_eq!(
-                    self.connection().stats().cwnd,
-                    u64::from(number(rest)),
-                    "{:?}",
-                    self.line
-                );
+            "cwnd" | "ssthresh" | "mss" | "undone" | "timeouts" | "rwnd" | "inflight" => {
+                let stats = self.connection().stats();
+                let value = match verb {
+                    "cwnd" => stats.cwnd,
+                    "ssthresh" => stats.ssthresh,
+                    "mss" => u64::from(stats.mss),
+                    "undone" => stats.undone,
+                    "timeouts" => stats.timeouts,
+                    "rwnd" => stats.rwnd,
+                    _ => stats.in_flight,
+                };
+                // -1: not known yet.
+                let expected = rest.parse().unwrap_or(u64::MAX);
+                return assert_eq!(value, expected, "{:?}", self.line);
             }
-            "undone" => {
-                return assert_eq!(
-                    self.connection().stats().undone,
-                    u64::from(number(rest)),
-                    "{:?}",
-                    self.line
-                );
+            "outstanding" | "forgotten" => {
+                let known = self.connection().is_in_flight(OURS + number(rest));
+                return assert_eq!(known, verb == "outstanding", "{:?}", self.line);
             }
             _ => {}
         }
@@ -344,7 +397,23 @@ impl Script {
             "shut" => self.connection().shut_write(),
             "close" => self.connection().close(),
             "abort" => self.connection().abort(),
-            "mtu" => self.connection().set_mtu(number(rest) as u16),
+            "nodelay" => self.connection().set_nodelay(true),
+            "nokeepalive" => {
+                let now = self.now;
+                self.connection().set_keepalive(None, now);
+            }
+            "icmp" => {
+                let error = match rest {
+                    "hard" => Unreachable::Hard,
+                    "soft" => Unreachable::Soft,
+                    _ => panic!("{rest:?} is no kind of error"),
+                };
+                self.events = self.connection().on_icmp_unreachable(error);
+            }
+            "mtu" => {
+                let now = self.now;
+                self.connection().set_mtu(number(rest) as u16, now);
+            }
             _ => panic!("{what:?} is not understood"),
         }
         self.drain();
@@ -369,7 +438,9 @@ impl Script {
             if at > self.now {
                 self.advance(at);
             }
-            self.step(what.trim());
+            for what in several(what.trim()) {
+                self.step(&what);
+            }
         }
         self.line = "the end".into();
         self.nothing_sent();
@@ -391,6 +462,7 @@ fn show(transmit: &Transmit) -> String {
 fn script(config: Config, connection: Option<Connection>) -> Script {
     Script {
         config,
+        key: key(),
         connection,
         now: Instant::ZERO,
         sent: VecDeque::new(),
@@ -436,4 +508,31 @@ pub(crate) fn open_sack(text: &str) {
         },
         &format!("{open}{text}"),
     );
+}
+
+/// The same with SACK and timestamps; segments still carry 1000 bytes. The peer's clock is 1000 ms ahead of ours.
+pub(crate) fn open_stamped(text: &str) {
+    let open = "0 > S 0 <mss 1012,sackOK,ts 0 0>
+        10 < S. 0 ack 1 win 20000 <mss 1012,sackOK,ts 1010 0>
+        10 > . 1 ack 1 <ts 10 1010>
+        10 = ESTABLISHED\n";
+    client(stamped(), &format!("{open}{text}"));
+}
+
+/// Settings of [`open_stamped`].
+pub(crate) fn stamped() -> Config {
+    Config {
+        mss: 1012,
+        max_gso: 1012,
+        sack: true,
+        timestamps: true,
+        ..plain()
+    }
+}
+
+/// As [`server`], over IPv6.
+pub(crate) fn server_v6(config: Config, text: &str) {
+    let mut script = script(config, None);
+    script.key = key_v6();
+    script.run(text);
 }

@@ -157,9 +157,13 @@ impl Congestion {
         }
     }
 
-    /// The path carries smaller segments than thought: the window keeps its count of them.
+    /// The path carries segments of another size than thought. When they are smaller the window keeps its count of them, when
+    /// larger its bytes: it never grows by that.
     pub(super) fn on_mss_change(&mut self, old: u64, new: u64) {
-        self.cwnd = (self.cwnd / old.max(1) * new).max(new);
+        if new < old {
+            self.cwnd = self.cwnd / old * new;
+        }
+        self.cwnd = self.cwnd.max(new);
     }
 
     /// The state before a reduction that may turn out to be wrong.

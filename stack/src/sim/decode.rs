@@ -28,7 +28,7 @@ const DTLS_HEADER: usize = 13;
 const MAX_FRAGMENT: usize = (1 << 14) + 2048;
 
 /// Names of hosts by their addresses.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names(BTreeMap<IpAddr, String>);
 
 impl Names {
@@ -42,6 +42,13 @@ impl Names {
         self.0
             .iter()
             .map(|(address, name)| (*address, name.as_str()))
+    }
+
+    /// Both ends of a connection, the local one first.
+    pub fn connection(&self, flow: &FlowKey) -> String {
+        let (from, to) = (self.show(flow.local.ip()), self.show(flow.remote.ip()));
+        let (port, to_port) = (flow.local.port(), flow.remote.port());
+        format!("{from}:{port}→{to}:{to_port}")
     }
 
     /// Whose packet this is, by its source address.
@@ -357,12 +364,9 @@ impl Line<'_> {
         };
         // RFC 792 and RFC 4443: behind eight bytes, the packet that caused it.
         if quotes
-            && let Some(about) = View::parse(&view.transport[8..])
-            && let Some(flow) = about.flow()
+            && let Some(flow) = View::parse(&view.transport[8..]).and_then(|about| about.flow())
         {
-            let (from, to) = (self.names.show(about.src), self.names.show(about.dst));
-            let (port, to_port) = (flow.local.port(), flow.remote.port());
-            write!(f, " about {from}:{port}→{to}:{to_port}")?;
+            write!(f, " about {}", self.names.connection(&flow))?;
         }
         Ok(())
     }

@@ -611,11 +611,7 @@ impl Host for SimHost {
     }
 
     fn about_to_send(&mut self, segment: &Transmit) {
-        self.card.cause = if segment.retransmission {
-            Cause::Fast
-        } else {
-            Cause::First
-        };
+        self.card.cause = segment.cause;
     }
 
     fn open(

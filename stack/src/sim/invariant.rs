@@ -35,7 +35,7 @@ use segment::{Ends, TcpHeader};
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
 use stream::{Broken, Stream};
@@ -586,16 +586,7 @@ impl Checker {
     }
 
     fn show_flow(&self, flow: &FlowKey) -> String {
-        let name = |address: SocketAddr| {
-            let ip = address.ip();
-            let name = self.names.iter().find(|(known, _)| *known == ip);
-            format!(
-                "{}:{}",
-                name.map_or(ip.to_string(), |(_, name)| name.to_owned()),
-                address.port()
-            )
-        };
-        format!("on the socket {}→{}", name(flow.local), name(flow.remote))
+        format!("on the socket {}", self.names.connection(flow))
     }
 
     fn show(&self, kept: &Kept) -> String {

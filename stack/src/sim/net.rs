@@ -4,6 +4,7 @@ use super::executor::{JoinHandle, spawn_on};
 use super::fault::Fault;
 use super::link::{Knobs, LinkCounters};
 use super::presets::Preset;
+use super::recording::Secrets;
 use super::route::Prefix;
 use super::run::{Failure, Report, Runs};
 use super::schedule::Schedule;
@@ -16,6 +17,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -135,6 +137,23 @@ impl Net {
     /// Exactly this goes wrong and nothing else: the links roll no dice. For a schedule that a failed run has printed.
     pub fn replay(&self, schedule: &Schedule) {
         self.world.schedule(schedule, true);
+    }
+
+    /// Records all packets to a capture file (pcapng) at `path`, with names, comments and the [secrets](Self::secrets). It is
+    /// written when the run is over, however it ends; until then the packets are in memory.
+    ///
+    /// `UKTLS_PCAP=path` does the same for a test as it is.
+    ///
+    /// # Errors
+    /// The file cannot be created.
+    pub fn record(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        let secrets = self.world.secrets.clone();
+        self.world.watch.checker().record_to(path.as_ref(), secrets)
+    }
+
+    /// Where TLS secrets go that a recording is to be decrypted with: lines in the format of `SSLKEYLOGFILE`.
+    pub fn secrets(&self) -> Secrets {
+        self.world.secrets.clone()
     }
 
     /// Runs until every task that was [spawned](Host::spawn) has ended.

@@ -1,5 +1,6 @@
 //! Running: to the end, with many seeds, twice each, and down to the least that fails.
 
+use super::decode::Names;
 use super::invariant::{StreamReport, Totals, Violation};
 use super::net::Net;
 use super::schedule::Schedule;
@@ -11,6 +12,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Once;
 
@@ -32,8 +34,45 @@ pub struct Report {
     pub totals: Totals,
     /// Every direction of every connection, in the order of their first packets.
     pub streams: Vec<StreamReport>,
+    /// Who is who.
+    pub names: Names,
     /// What went wrong, the dice's doing included.
     pub schedule: Schedule,
+}
+
+impl fmt::Display for Report {
+    /// What a person wants to know of a run, a line for each direction of each connection.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Totals {
+            packets,
+            data_packets,
+            retransmitted,
+            delivered,
+            ..
+        } = self.totals;
+        write!(
+            f,
+            "seed {}: {} of virtual time, hash {:016x}\n{packets} packets sent ({data_packets} with data, {retransmitted} of them again), {delivered} delivered",
+            self.seed, self.ended, self.hash
+        )?;
+        for stream in &self.streams {
+            let counts = &stream.counts;
+            write!(
+                f,
+                "\n  {}: {} packets, {} bytes, {} sent again, {} records sealed, {} opened",
+                self.names.connection(&stream.flow),
+                counts.packets,
+                counts.payload,
+                counts.retransmitted,
+                counts.sealed,
+                counts.opened
+            )?;
+            if let Some(inside) = stream.inside.filter(|inside| *inside > 0) {
+                write!(f, ", {inside} bytes that nobody read")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Why a run failed. Its `Display` is what a person needs: what, where, the last packets, and the command that repeats it.
@@ -209,6 +248,11 @@ pub(super) fn run_to_end(world: &Rc<World>, limit: Duration) -> Result<Report, B
         Ok(outcome) => outcome,
         Err((message, place)) => Err(failure(world, FailureKind::Panic(place), message)),
     };
+    let mut checker = world.watch.checker();
+    if let Err(error) = checker.write_recording() {
+        eprintln!("the recording of this run could not be written: {error}");
+    }
+    drop(checker);
     outcome?;
     let checker = world.watch.checker();
     let finished = checker.finish(world.now());
@@ -219,6 +263,7 @@ pub(super) fn run_to_end(world: &Rc<World>, limit: Duration) -> Result<Report, B
         events: checker.events(),
         totals: checker.totals(),
         streams: checker.streams().collect(),
+        names: checker.names().clone(),
         schedule: world.whole_schedule(),
     };
     drop(checker);
@@ -270,6 +315,7 @@ enum Journaling {
 /// | `UKTLS_SEEDS=n` | n seeds, one after the other |
 /// | `UKTLS_CHECK_DETERMINISM=1` | runs each seed twice, and fails at the first packet that differs |
 /// | `UKTLS_SHRINK=1` | looks for the least that still fails, and prints it as code |
+/// | `UKTLS_PCAP=path` | records the run, the last of several, to a capture file: [`Net::record`] |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runs {
     first: u64,
@@ -277,6 +323,7 @@ pub struct Runs {
     twice: bool,
     shrink: bool,
     limit: Duration,
+    pcap: Option<PathBuf>,
 }
 
 impl Runs {
@@ -299,6 +346,7 @@ impl Runs {
             twice: number("UKTLS_CHECK_DETERMINISM", 0) != 0,
             shrink: number("UKTLS_SHRINK", 0) != 0,
             limit: super::world::TIME_LIMIT,
+            pcap: std::env::var_os("UKTLS_PCAP").map(PathBuf::from),
         }
     }
 
@@ -386,8 +434,12 @@ impl Runs {
             Journaling::Keep => net.world.watch.checker().keep_journal(),
             Journaling::Compare(journal) => net.world.watch.checker().compare_with(journal),
         }
-        if let Some(schedule) = replay {
-            net.replay(schedule);
+        match (replay, &self.pcap) {
+            (Some(schedule), _) => net.replay(schedule),
+            (None, Some(path)) => net
+                .record(path)
+                .unwrap_or_else(|error| panic!("UKTLS_PCAP={}: {error}", path.display())),
+            (None, None) => {}
         }
         let built = catching(|| {
             let _entered = net.world.enter();

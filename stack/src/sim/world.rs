@@ -12,6 +12,7 @@ use super::host::{Frame, Place, SimHost, Touch, Touches};
 use super::invariant::Checker;
 use super::link::{Delivery, Direction, Knobs};
 use super::random::Stream;
+use super::recording::Secrets;
 use super::route::{self, Forward, Prefix};
 use super::schedule::{Change, Knob, Schedule};
 use super::watch::Watch;
@@ -153,6 +154,7 @@ pub(super) struct World {
     pub(super) seed: u64,
     pub(super) executor: Executor,
     pub(super) watch: Rc<Watch>,
+    pub(super) secrets: Secrets,
     touches: Rc<Touches>,
     core: RefCell<Core>,
     settling: Cell<u64>,
@@ -173,6 +175,7 @@ impl World {
             seed,
             executor: Executor::default(),
             watch: Rc::new(Watch::new(Checker::new(seed))),
+            secrets: Secrets::default(),
             touches: Rc::default(),
             core: RefCell::default(),
             settling: Cell::new(0),

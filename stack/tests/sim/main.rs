@@ -2,6 +2,7 @@
 
 mod failing;
 mod network;
+mod recording;
 mod sockets;
 mod tls;
 

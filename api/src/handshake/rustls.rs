@@ -15,6 +15,7 @@
 //! need: session tickets go to rustls's store, a KeyUpdate makes the next keys, alerts end the stream. What it does
 //! not do: renegotiation (refused), post-handshake client authentication and 0-RTT (never offered).
 
+mod asynchronous;
 mod config;
 pub mod dangerous_seeded;
 mod key_log;

@@ -92,6 +92,25 @@ impl KtlsSocket {
         Ok(bytes.len())
     }
 
+    /// Sends one record of another type: an alert, such as close_notify, under the same keys and the next number. Whoever shook
+    /// hands must not seal it, since its numbers have been overtaken.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); `EINVAL` for type 0, which no record has.
+    pub fn send_control(&self, content_type: ContentType, bytes: &[u8]) -> io::Result<()> {
+        check_armed(self.bound()?, Way::Send)?;
+        if bytes.len() > MAX_PLAINTEXT {
+            return Err(Errno::TOOBIG.into());
+        }
+        if content_type.0 == NOTE {
+            return Err(Errno::INVAL.into());
+        }
+        let content_type = [content_type.0];
+        let message = [IoSlice::new(&content_type), IoSlice::new(bytes)];
+        scm::send(&self.fd, &message, &[], SendFlags::empty()).map_err(gone)?;
+        Ok(())
+    }
+
     /// Receives one record.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use uktls_stack::mark::{HOLD_FILLER, MAX_FILE_RANGE, Mark, SendfileResult};
 const SMALL: u64 = 64 * 1024;
 
 /// What one non-blocking call takes at most.
-const QUOTA: u64 = 4 << 20;
+const QUOTA: u64 = 64 << 20;
 
 impl TcpStream {
     /// `sendfile(2)`: sends up to `count` bytes of `file`, from `offset` (which is moved on) or, without one, from the file's own

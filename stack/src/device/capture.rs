@@ -11,6 +11,7 @@
 //! The format is draft-ietf-opsawg-pcapng; link type 101 (RAW: the packet starts with its IP header).
 
 use super::{Capabilities, Device, Offload, segment};
+use bytes::BytesMut;
 use pcap_file::pcapng::Block;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
@@ -378,6 +379,20 @@ impl<D: Device, N: FnMut() -> u64> Device for Tap<D, N> {
             None,
         );
         Ok((length, offload))
+    }
+
+    fn receive_split(&mut self, room: &mut BytesMut) -> io::Result<(BytesMut, Offload)> {
+        let (packet, offload) = self.device.receive_split(room)?;
+        let nanos = (self.now)();
+        self.capture.record(
+            self.interface,
+            nanos,
+            Direction::Inbound,
+            &offload,
+            &packet,
+            None,
+        );
+        Ok((packet, offload))
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

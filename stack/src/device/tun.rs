@@ -8,6 +8,7 @@
 //! [`interface`](super::interface)'s work. Constants and layouts follow `linux/if_tun.h` and `linux/virtio_net.h`.
 
 use super::{Capabilities, CsumRequest, Device, Error, Gso, GsoKind, MAX_PACKET, Offload};
+use bytes::{Buf, BytesMut};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{self, IntegerSetter, Opcode, Setter, Updater};
@@ -303,6 +304,21 @@ impl Device for TunQueue {
             length,
             VnetHeader::from_bytes(vnet).to_offload(packet, length),
         ))
+    }
+
+    fn receive_split(&mut self, room: &mut BytesMut) -> io::Result<(BytesMut, Offload)> {
+        room.reserve(VnetHeader::LEN + MAX_PACKET);
+        let (read, _) = rustix::io::read(&self.fd, room.spare_capacity_mut())?;
+        let length = read.len();
+        // SAFETY: the kernel has just written so many bytes to the start of the spare room.
+        unsafe { room.set_len(room.len() + length) };
+        let mut packet = room.split();
+        let Some(vnet) = packet.first_chunk::<{ VnetHeader::LEN }>().copied() else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        packet.advance(VnetHeader::LEN);
+        let offload = VnetHeader::from_bytes(vnet).to_offload(&packet, packet.len());
+        Ok((packet, offload))
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

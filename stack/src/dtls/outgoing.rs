@@ -7,7 +7,7 @@
 
 use super::end::{FromClient, RecordEnd};
 use crate::client_fd::ClientFd;
-use crate::emit::file::{FileRange, READ_AHEAD, WINDOW, Way, answer};
+use crate::emit::file::{FileRange, READ_AHEAD, Way, answer};
 use crate::emit::job::{Helped, Job, JobKind};
 use crate::mark::Mark;
 use rustix::io::Errno;
@@ -373,8 +373,6 @@ impl Outgoing {
         let (Some(range), Some(sealer)) = (&mut self.file, &mut self.sealer) else {
             return (Run::default(), Then::More);
         };
-        // Windows end where a record does, so that no record is cut short at a window's end.
-        let window_len = (WINDOW / payload as u64).max(1) * payload as u64;
         if range
             .window
             .as_ref()
@@ -390,13 +388,7 @@ impl Outgoing {
             .min(range.left);
         let behind = range.left - available;
         if behind > 0 && range.next_window.is_none() && !range.prefetching {
-            range.prefetching = true;
-            self.job = Some(Job {
-                file: range.file.clone(),
-                offset: offset + available,
-                len: window_len.min(behind),
-                kind: JobKind::Map,
-            });
+            self.job = Some(range.map_ahead(available, payload as u64));
         }
         let Some(window) = range.window.as_ref().filter(|_| available > 0) else {
             range.waiting = true;

@@ -9,7 +9,7 @@
 //! nothing more to say right now.
 
 use super::arena::{Arena, LARGE_CHUNK, Pool, SMALL_CHUNK};
-use super::file::{FileRange, READ_AHEAD, WINDOW, Way};
+use super::file::{FileRange, READ_AHEAD, Way};
 use super::job::{Helped, Job, JobKind};
 use super::sigbus::Window;
 use super::source::Then;
@@ -691,35 +691,25 @@ impl Emitter {
         if !usable(&range.window, range) {
             range.window = range.next_window.take();
         }
-        // Windows end where a record does, so that no record is cut short at a window's end.
-        let len = (WINDOW / payload as u64).max(1) * payload as u64;
         if !usable(&range.window, range) {
             range.window = None;
             if !range.prefetching {
-                self.job = Some(Job {
-                    file: range.file.clone(),
-                    offset: range.offset,
-                    len: len.min(range.left),
-                    kind: JobKind::Map,
-                });
-                range.prefetching = true;
+                self.job = Some(range.map_ahead(0, payload as u64));
             }
             range.waiting = true;
             return Ok(Step::Stop(Filled::Waiting));
         }
+        let available = range
+            .window
+            .as_ref()
+            .map_or(0, |window| window.available(range.offset)) as u64;
+        let available = available.min(range.left);
+        if available < range.left && range.next_window.is_none() && !range.prefetching {
+            self.job = Some(range.map_ahead(available, payload as u64));
+        }
         let Some(window) = &range.window else {
             return Ok(Step::Go);
         };
-        let available = (window.available(range.offset) as u64).min(range.left);
-        if available < range.left && range.next_window.is_none() && !range.prefetching {
-            self.job = Some(Job {
-                file: range.file.clone(),
-                offset: range.offset + available,
-                len: len.min(range.left - available),
-                kind: JobKind::Map,
-            });
-            range.prefetching = true;
-        }
         let sealer = self
             .sealer
             .as_mut()

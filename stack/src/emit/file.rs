@@ -14,6 +14,7 @@
 //! afterwards still shows the whole range ([`FileRange::still_whole`]); a fault in between is caught by
 //! [`sigbus`](super::sigbus).
 
+use super::job::{Job, JobKind};
 use crate::client_fd::ClientFd;
 use crate::mark::SendfileResult;
 use rustix::fs::FileType;
@@ -21,8 +22,10 @@ use rustix::io::Errno;
 use std::io::IoSliceMut;
 use std::sync::Arc;
 
-/// Bytes that a helper maps, or brings into the page cache, at a time.
-pub const WINDOW: u64 = 4 * 1024 * 1024;
+/// Bytes that a helper maps first; each window is twice as long as the one before it.
+const FIRST_WINDOW: u64 = 4 * 1024 * 1024;
+/// Bytes that a helper maps at most. Each window costs two hand-overs between threads.
+const LAST_WINDOW: u64 = 16 * 1024 * 1024;
 /// Bytes that a helper reads into a buffer at a time.
 pub const READ_AHEAD: u64 = 512 * 1024;
 
@@ -72,6 +75,8 @@ pub struct FileRange {
     pub next_window: Option<super::sigbus::Window>,
     /// A helper maps a window.
     pub prefetching: bool,
+    /// Length of the next window.
+    window_len: u64,
     /// A helper could not read.
     pub failed: Option<Errno>,
 }
@@ -122,8 +127,23 @@ impl FileRange {
             window: None,
             next_window: None,
             prefetching: false,
+            window_len: FIRST_WINDOW,
             failed: None,
         })
+    }
+
+    /// The work of mapping the next window, which begins `ahead` bytes behind what was sealed last. It ends where a record of `payload` bytes
+    /// does, so that none is cut short at a window's end.
+    pub fn map_ahead(&mut self, ahead: u64, payload: u64) -> Job {
+        let whole_records = (self.window_len / payload).max(1) * payload;
+        self.window_len = (self.window_len * 2).min(LAST_WINDOW);
+        self.prefetching = true;
+        Job {
+            file: self.file.clone(),
+            offset: self.offset + ahead,
+            len: whole_records.min(self.left - ahead),
+            kind: JobKind::Map,
+        }
     }
 
     /// Goes to the next way of reading: the one in use does not work on this file.

@@ -53,7 +53,9 @@ const REQUESTS_PER_ROUND: usize = 64;
 /// Room for requests and forwarded packets in a shard's channel.
 pub(crate) const CHANNEL: usize = 4096;
 /// The device buffer's size: many small packets, or a few super-segments, a piece.
-const RECEIVE_CHUNK: usize = 4 * MAX_PACKET;
+const RECEIVE_CHUNK: usize = 4 * ROOM_FOR_ONE;
+/// Least room that a packet is received to: the longest one, and what a device puts in front of it.
+const ROOM_FOR_ONE: usize = MAX_PACKET + 64;
 /// A packet shorter than this is copied out, so that it does not pin the device buffer.
 const COPY_BELOW: usize = 2048;
 
@@ -127,7 +129,7 @@ pub(crate) struct Shard {
     timer: OwnedFd,
     timer_set: Option<Instant>,
     device_ready: bool,
-    receive_buffer: BytesMut,
+    receive_room: BytesMut,
     now: Instant,
     engine: Engine<ShardHost>,
     counters: Arc<Counters>,
@@ -202,7 +204,7 @@ impl Shard {
             timer,
             timer_set: None,
             device_ready: true,
-            receive_buffer: BytesMut::new(),
+            receive_room: BytesMut::new(),
             now: Instant::ZERO,
             engine: Engine::new(settings, host),
             counters: common.counters,
@@ -384,18 +386,22 @@ impl Shard {
             if !self.device_ready {
                 return;
             }
-            if self.receive_buffer.len() < MAX_PACKET {
-                self.receive_buffer.clear();
-                self.receive_buffer.reserve(RECEIVE_CHUNK);
-                self.receive_buffer.resize(RECEIVE_CHUNK, 0);
+            if self.receive_room.capacity() < ROOM_FOR_ONE {
+                // Room whose packets are all gone is taken again.
+                self.receive_room.reserve(RECEIVE_CHUNK);
             }
-            match self.engine.host.device.receive(&mut self.receive_buffer) {
-                Ok((n, offload)) => {
+            match self
+                .engine
+                .host
+                .device
+                .receive_split(&mut self.receive_room)
+            {
+                Ok((packet, offload)) => {
                     self.counters.packets_in.add(1);
-                    let packet = if n < COPY_BELOW {
-                        BytesMut::from(&self.receive_buffer[..n])
+                    let packet = if packet.len() < COPY_BELOW {
+                        BytesMut::from(&packet[..])
                     } else {
-                        self.receive_buffer.split_to(n)
+                        packet
                     };
                     self.engine.on_packet(self.now, packet, offload);
                 }

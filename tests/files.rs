@@ -26,6 +26,17 @@ pub fn sparse(path: &Path, len: u64) {
     }
 }
 
+/// Makes a file of `mib` MiB without a hole and without a zero byte, each MiB different from the others.
+pub fn dense(path: &Path, mib: u64) {
+    let mut file = File::create(path).expect("a file in the test's own folder");
+    let mut piece: Vec<u8> = pattern(1 << 20).into_iter().map(|byte| byte | 1).collect();
+    for number in 1..=mib {
+        let digits = format!("{number:016}");
+        piece[..16].copy_from_slice(digits.as_bytes());
+        file.write_all(&piece).expect("room on the disk");
+    }
+}
+
 /// SHA-256 of everything that `source` gives, and the number of bytes.
 pub fn checksum(mut source: impl Read) -> (u64, [u8; 32]) {
     let mut hash = Sha256::new();

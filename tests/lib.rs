@@ -20,11 +20,11 @@ mod process;
 mod program;
 mod stack;
 
-pub use files::{Folder, checksum, pattern, sparse};
+pub use files::{Folder, checksum, dense, pattern, sparse};
 pub use namespace::Network;
 pub use peers::{Certificate, Nginx, SServer, openssl_options};
 pub use process::{Finished, Process, tool, unprivileged};
-pub use program::uktls_program;
+pub use program::{example, uktls_program};
 pub use stack::{Daemon, Serve};
 
 use std::time::{Duration, Instant};

@@ -17,14 +17,25 @@ pub fn uktls_program() -> &'static Path {
     })
 }
 
+/// An example's program of this build.
+pub fn example(name: &str) -> PathBuf {
+    let profile = cargo_build(&["--package", "uktls-examples", "--example", name]);
+    profile.join("examples").join(name)
+}
+
 /// Cargo gives `CARGO_BIN_EXE_…` to tests of the program's own package only.
 fn build() -> PathBuf {
+    cargo_build(&["--package", "uktls", "--bin", "uktls"]).join("uktls")
+}
+
+/// Builds what the words name in the tests' own profile, and gives the folder of that profile.
+fn cargo_build(what: &[&str]) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own file");
     // target/PROFILE/deps/test-…
     let profile = test.ancestors().nth(2).expect("a test is in deps");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-    cargo.args(["build", "--quiet", "--package", "uktls", "--bin", "uktls"]);
+    cargo.args(["build", "--quiet"]).args(what);
     if let Some(target) = profile.parent() {
         cargo.arg("--target-dir").arg(target);
     }
@@ -32,6 +43,6 @@ fn build() -> PathBuf {
         cargo.arg("--release");
     }
     let status = cargo.status().expect("cargo starts");
-    assert!(status.success(), "cargo build of uktls failed");
-    profile.join("uktls")
+    assert!(status.success(), "cargo build {what:?} failed");
+    profile.to_path_buf()
 }

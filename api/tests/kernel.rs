@@ -7,6 +7,7 @@ use namespace::Namespace;
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags as SysSendFlags, sendmsg};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
@@ -443,14 +444,24 @@ fn a_record_that_fails_stops_the_stream_with_its_errno() {
     inside(
         "a_record_that_fails_stops_the_stream_with_its_errno",
         |net| {
-            for (damage, expected) in [(8, Errno::BADMSG), (1, Errno::INVAL), (3, Errno::MSGSIZE)] {
+            // A bit of the ciphertext, of the version, of the length's upper byte; and a record with no room for a tag.
+            let too_short = [23, 3, 3, 0, 5, 1, 2, 3, 4, 5];
+            for (damage, expected) in [
+                (Some(8), Errno::BADMSG),
+                (Some(1), Errno::INVAL),
+                (Some(3), Errno::MSGSIZE),
+                (None, Errno::BADMSG),
+            ] {
                 let (mut ours, mut theirs) = net.pair();
                 ours.set_ulp_tls().unwrap();
                 ours.set_tls_rx(&keys(ProtocolVersion::Tls13, 2)).unwrap();
                 let mut sealer = Sealer::new(&keys(ProtocolVersion::Tls13, 2)).unwrap();
                 let mut wire = seal(&mut sealer, ContentType::APPLICATION_DATA, b"good");
                 let mut bad = seal(&mut sealer, ContentType::APPLICATION_DATA, b"bad");
-                bad[damage] ^= 0x50;
+                match damage {
+                    Some(at) => bad[at] ^= 0x50,
+                    None => bad = too_short.to_vec(),
+                }
                 wire.extend(bad);
                 theirs.write_all(&wire).unwrap();
                 let mut buf = [0; 100];
@@ -799,4 +810,99 @@ fn a_descriptor_that_takes_its_time_to_close_stalls_nobody() {
             theirs.read_exact(&mut [0; 6]).unwrap();
         },
     );
+}
+
+#[test]
+fn many_tiny_writes_need_no_reader() {
+    inside("many_tiny_writes_need_no_reader", |net| {
+        // A Unix socket alone takes 278 of them.
+        let (ours, mut theirs) = net.pair();
+        ours.set_write_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        for i in 0..5000u32 {
+            assert_eq!((&ours).write(&[i as u8]).unwrap(), 1, "write {i}");
+        }
+        let mut got = vec![0; 5000];
+        theirs.read_exact(&mut got).unwrap();
+        assert!(got.iter().enumerate().all(|(i, &byte)| byte == i as u8));
+    });
+}
+
+#[test]
+fn sequence_numbers_that_end_stop_the_socket_and_none_is_used_twice() {
+    inside(
+        "sequence_numbers_that_end_stop_the_socket_and_none_is_used_twice",
+        |net| {
+            for version in [ProtocolVersion::Tls12, ProtocolVersion::Tls13] {
+                let last = CryptoInfo::from_key_and_iv(
+                    version,
+                    CipherSuite::Aes128Gcm,
+                    &[1; 16],
+                    &[2; 12],
+                    u64::MAX - 2,
+                )
+                .expect("lengths");
+                let (ours, mut theirs) = net.pair();
+                ours.set_ulp_tls().unwrap();
+                ours.set_tls_tx(&last).unwrap();
+                let mut sent = 0;
+                let refused = loop {
+                    match ours.send(b"x", SendFlags::empty()) {
+                        Ok(_) => sent += 1,
+                        Err(error) => break Errno::from_io_error(&error),
+                    }
+                    assert!(sent < 10_000, "sending goes on");
+                };
+                assert_eq!(refused, Some(Errno::BADMSG));
+                assert_eq!(ours.reason().unwrap(), Reason::KeysExhausted);
+                let mut wire = Vec::new();
+                // A reset, behind the records that still had a number.
+                assert!(theirs.read_to_end(&mut wire).is_err());
+                let overhead = Sealer::new(&last).unwrap().overhead();
+                assert!(wire.len() <= 3 * (1 + overhead), "{} bytes", wire.len());
+            }
+        },
+    );
+}
+
+/// Linux lets a user have only so many descriptors on their way: `RLIMIT_NOFILE`, without privileges.
+#[test]
+fn too_many_marks_in_flight_are_an_error_that_passes() {
+    inside("too_many_marks_in_flight_are_an_error_that_passes", |net| {
+        const LEN: usize = 1000;
+        let keys = keys(ProtocolVersion::Tls12, 1);
+        let (ours, mut theirs) = net.pair();
+        ours.set_ulp_tls().unwrap();
+        ours.set_tls_tx(&keys).unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let before = getrlimit(Resource::Nofile);
+        // This thread alone; the stack's have theirs already.
+        uktls::server::privileges::drop_all().unwrap();
+        let few = Rlimit {
+            current: Some(30),
+            maximum: before.maximum,
+        };
+        setrlimit(Resource::Nofile, few).unwrap();
+        // The peer does not read: at some point nothing is taken off the socket any more.
+        let mut sent = 0;
+        let refused = loop {
+            match (&ours).write(&[7; LEN]) {
+                Ok(len) => sent += len,
+                Err(error) => break Errno::from_io_error(&error),
+            }
+            assert!(sent < 1 << 30, "somebody takes everything");
+        };
+        assert_eq!(refused, Some(Errno::TOOMANYREFS));
+        // What was taken arrives; then the socket goes on.
+        let mut opener = Opener::new(&keys).unwrap();
+        let mut got = 0;
+        while got < sent {
+            let (content_type, plaintext) = open_next(&mut theirs, &mut opener);
+            assert!(content_type == 23 && plaintext.iter().all(|&byte| byte == 7));
+            got += plaintext.len();
+        }
+        assert_eq!(got, sent);
+        (&ours).write_all(b"goes on").unwrap();
+        assert_eq!(open_next(&mut theirs, &mut opener).1, b"goes on");
+    });
 }

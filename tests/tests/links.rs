@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use uktls::TcpStream;
 use uktls::handshake::rustls::{Choice, TlsStream, Trust, client_config};
 use uktls_tests::{
-    Certificate, Daemon, Folder, HOST, Network, Nginx, PATIENCE, Process, Serve, pattern, wait_for,
+    Certificate, Daemon, Folder, HOST, Network, Nginx, PATIENCE, Process, STACK6, Serve, pattern,
+    wait_for,
 };
 
 const SIZE: usize = 3_000_001;
@@ -26,21 +27,38 @@ fn both_ways(options: &[&str]) {
     let nginx = Nginx::start(&network, files.path(), 8443, &certificate, "");
     let got = daemon.get(&["-k", &nginx.url("file"), "-o", "-"]).success();
     assert!(got.stdout == pattern(SIZE), "from nginx, {options:?}");
+    if options.contains(&"--addr6") {
+        let at = format!("[{STACK6}]:443");
+        let serve = Serve::start_on(daemon.uktls(&["serve"]), &at, files.path(), &[]);
+        let body = serve.fetch(&network, "/file", &["-6"]);
+        assert!(body == pattern(SIZE), "to curl by IPv6, {options:?}");
+        let got = daemon
+            .get(&["-k", &nginx.url6("file"), "-o", "-"])
+            .success();
+        assert!(
+            got.stdout == pattern(SIZE),
+            "from nginx by IPv6, {options:?}"
+        );
+    }
     daemon.stop().success();
+}
+
+/// Every MTU there is a reason for; IPv6 as well where RFC 8200 lets it be.
+fn every_mtu(options: &[&str]) {
+    both_ways(&[options, &["--mtu", "576"]].concat());
+    for mtu in ["1280", "1500", "9000", "65520"] {
+        both_ways(&[options, &["--mtu", mtu, "--addr6", "fd77::2/64"]].concat());
+    }
 }
 
 #[test]
 fn every_mtu_with_offload() {
-    for mtu in ["576", "1280", "1500", "9000", "65520"] {
-        both_ways(&["--mtu", mtu]);
-    }
+    every_mtu(&[]);
 }
 
 #[test]
 fn every_mtu_on_a_plain_tun() {
-    for mtu in ["576", "1280", "1500", "9000", "65520"] {
-        both_ways(&["--mtu", mtu, "--offload", "off"]);
-    }
+    every_mtu(&["--offload", "off"]);
 }
 
 #[test]

@@ -131,7 +131,8 @@ fn a_gibibyte_arrives_whole_over_both_versions_and_its_records_are_counted() {
     sparse(&path, 1 << 30);
     let expected = checksum(std::fs::File::open(path).expect("just written"));
     let daemon = Daemon::start(&network, &[]);
-    let serve = Serve::start(&daemon, files.path(), &[]);
+    let serve = Serve::start(&daemon, files.path(), &["--adaptive", "off"]);
+    let mut sealed = 0;
     for version in VERSIONS {
         let mut curl = serve.curl(&network, "/big", &curl_version(version));
         let mut child = curl
@@ -142,14 +143,64 @@ fn a_gibibyte_arrives_whole_over_both_versions_and_its_records_are_counted() {
         let status = child.wait().expect("a child of this process");
         assert!(status.success(), "{status}: {}", serve.process.describe());
         assert!(got == expected, "TLS {version}: {} bytes differ", got.0);
+        // ⌈2^30 / 16384⌉ records of body, whatever pages and quotas it came in; beside them a head, a farewell, tickets.
+        let before = sealed;
+        sealed = counter(&daemon, "RecordsSealed");
+        let others = (sealed - before).checked_sub(1 << 16);
+        assert!(
+            others.is_some_and(|others| (1..=6).contains(&others)),
+            "TLS {version}: {} records",
+            sealed - before
+        );
     }
     // Nothing of it went through the server's own hands: both transfers were done by TLS_TX in the stack.
-    let connections = daemon
-        .stat()
+    assert_eq!(counter(&daemon, "TlsTxSw"), 2);
+}
+
+/// What the stack counted under this name.
+fn counter(daemon: &Daemon<'_>, name: &str) -> u64 {
+    let lines = daemon.stat();
+    let line = lines.iter().find(|line| line["counter"] == name);
+    line.and_then(|line| line["value"].as_u64())
+        .unwrap_or_else(|| panic!("no counter {name}"))
+}
+
+#[test]
+fn a_hundred_files_of_awkward_sizes_arrive_over_one_connection() {
+    let (network, files) = (Network::new(), Folder::new());
+    // The awkward sizes, and every step of a few bytes around 64 KiB.
+    let sizes: Vec<usize> = SIZES
         .into_iter()
-        .find(|line| line["counter"] == "TlsTxSw")
-        .expect("Linux's counter");
-    assert_eq!(connections["value"], 2, "{connections}");
+        .filter(|&size| size < 1 << 20)
+        .chain((0..).map(|step| (1 << 16) - 460 + 10 * step))
+        .take(100)
+        .collect();
+    for (number, &size) in sizes.iter().enumerate() {
+        files.write(&format!("{number}.bin"), &pattern(size));
+    }
+    let daemon = Daemon::start(&network, &[]);
+    let serve = Serve::start(&daemon, files.path(), &[]);
+    let out = Folder::new();
+    for version in VERSIONS {
+        let into = out.join("#1");
+        let into = into.to_str().expect("a path of our own making");
+        let words = [
+            &curl_version(version)[..],
+            &["-w", "%{num_connects}", "-o", into],
+        ]
+        .concat();
+        let curl = serve.curl(&network, "/[0-99].bin", &words);
+        let finished = Process::start(curl, &[]).end(PATIENCE).success();
+        let connects = String::from_utf8_lossy(&finished.stdout).into_owned();
+        assert_eq!(connects.trim_end_matches('0'), "1", "TLS {version}");
+        for (number, &size) in sizes.iter().enumerate() {
+            let got = std::fs::read(out.join(&number.to_string())).expect("written by curl");
+            assert!(
+                got == pattern(size),
+                "TLS {version}: file {number}, {size} bytes"
+            );
+        }
+    }
 }
 
 /// Bytes that a process has read from files so far: `rchar` of proc(5), in which messages of sockets do not count.

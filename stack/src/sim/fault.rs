@@ -1,7 +1,7 @@
 //! Targeted faults: the third packet with application data, the SYN-ACK, every alert, the datagram of epoch 1.
 //!
 //! A [`Fault`] says which packets of a direction it means and what happens to them. Everything a packet can be
-//! asked for stands in the packet, but for TLS: records begin anywhere in the byte stream, so a light [`records::Flow`] follows each
+//! asked for stands in the packet, but for TLS: records begin anywhere in the byte stream, so a light [`Flow`](super::records::Flow) follows each
 //! TCP connection's record headers as they pass. "The packet with content type 23" is one in which such a record *begins*; a record's
 //! later segments are asked for by port, or by number.
 

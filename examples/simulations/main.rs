@@ -47,7 +47,7 @@ fn tshark_shows_what_was_inside_the_records() {
     net.record(&path).expect("a temporary file");
     http_over_3g::scenario(&net);
     net.run();
-    let fields = "-N n -Y http -T fields -e ip.src_host -e http.request.uri -e http.response.code";
+    let fields = "-N n -o tcp.check_checksum:TRUE -Y http||!(tcp.checksum.status==1) -T fields -e ip.src_host -e http.request.uri -e http.response.code";
     let tshark = Command::new("tshark")
         .arg("-r")
         .arg(&path)

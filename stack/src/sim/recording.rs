@@ -7,10 +7,12 @@
 //! Each packet is there once, as it left its host; what arrives when is not in the file. The interface is named after the host. Times are virtual time since [`EPOCH`], so the
 //! same run gives the same file.
 
-use super::decode::{Names, RecordStart};
+use super::decode::{Names, RecordStart, View};
 use crate::clock::{Duration, Instant};
-use crate::device::Offload;
 use crate::device::capture::{Capture, Direction, InterfaceId};
+use crate::device::{CsumRequest, Offload, checksum};
+use crate::packet::TCP;
+use crate::tcp::HEADER_LEN;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -166,18 +168,42 @@ impl Recording {
             };
             let nanos = EPOCH.as_nanos() as u64 + packet.now.as_nanos();
             let comment = (!packet.comment.is_empty()).then_some(packet.comment.as_str());
-            let bytes = self.bytes_of(index);
+            let mut bytes = self.bytes_of(index).to_vec();
+            complete_checksum(&mut bytes);
             capture.record(
                 interface,
                 nanos,
                 Direction::Outbound,
                 &Offload::NONE,
-                bytes,
+                &bytes,
                 comment,
             );
         }
         Ok(())
     }
+}
+
+/// Gives a TCP segment the checksum that the wire would show. Simulated hosts leave it to a network card that is not there, unless
+/// something is to be damaged.
+fn complete_checksum(packet: &mut [u8]) {
+    let Some(view) = View::parse(packet) else {
+        return;
+    };
+    let (start, length) = (packet.len() - view.transport.len(), view.transport.len());
+    let whole = view.fragment.is_none() && length == view.transport_len;
+    if view.protocol != TCP || !whole || length < HEADER_LEN {
+        return;
+    }
+    let Some(partial) = checksum::pseudo_header(view.src, view.dst, TCP, length as u32) else {
+        return;
+    };
+    packet[start + 16..start + 18].copy_from_slice(&partial.fold().to_be_bytes());
+    let request = CsumRequest {
+        start: start as u16,
+        offset: 16,
+    };
+    // The field lies within the header that was just looked at.
+    let _ = checksum::complete(packet, request);
 }
 
 #[cfg(test)]

@@ -12,6 +12,11 @@ use bytes::BytesMut;
 use rustix::io::Errno;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use uktls_record::header::{HEADER_LEN, MAX_CIPHERTEXT_TLS12};
+
+/// The smallest receive buffer: a record is opened, and its room given back, only when all of it is there, so a window that
+/// cannot hold a whole one would stay closed for good. Twice that, so that the next can come meanwhile.
+const LEAST_RECEIVE_BUFFER: usize = 2 * (HEADER_LEN + MAX_CIPHERTEXT_TLS12);
 
 /// A listening socket in one engine.
 #[derive(Debug)]
@@ -61,7 +66,7 @@ impl<H: Host> Engine<H> {
             mss,
             max_gso,
             nodelay: options.nodelay,
-            recv_buffer: options.receive_buffer,
+            recv_buffer: options.receive_buffer.max(LEAST_RECEIVE_BUFFER),
             keepalive: options.keepalive.map(keep_alive),
             ..self.settings.config.tcp
         }

@@ -434,6 +434,54 @@ impl TcpStream {
         shared.touch();
     }
 
+    /// Writes some of the bytes, as `AsyncWrite` does, without needing the stream for itself: a reader may wait at the same time.
+    ///
+    /// # Errors
+    /// When the connection is over, or was shut.
+    pub async fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_send(cx, bytes)).await
+    }
+
+    /// Writes all of the bytes.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let n = self.send(bytes).await?;
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    /// Nothing more will be written: the peer reads the end behind what was.
+    pub fn shutdown_write(&self) {
+        let mut shared = self.shared.borrow_mut();
+        shared.shut = true;
+        shared.touch();
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut shared = self.shared.borrow_mut();
+        if let Some(error) = write_error(&shared) {
+            return Poll::Ready(Err(error));
+        }
+        let n = bytes.len().min(shared.write_room());
+        if n == 0 && !bytes.is_empty() {
+            shared.writer = Some(cx.waker().clone());
+            self.waits_for(Waiting::Write(self.local, self.remote));
+            return Poll::Pending;
+        }
+        shared.watch.handed_in(&shared.flow, &bytes[..n]);
+        shared.write(&bytes[..n]);
+        if shared.tls_tx {
+            // One write is one record, or several full ones and a last one, as in Linux.
+            shared.outgoing.push_back(Outgoing::Mark(Mark::RecordEnd));
+        }
+        shared.touch();
+        Poll::Ready(Ok(n))
+    }
+
     /// Sends a record of this type: `sendmsg` with `TLS_SET_RECORD_TYPE`.
     ///
     /// # Errors
@@ -642,24 +690,7 @@ impl AsyncWrite for TcpStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let mut shared = self.shared.borrow_mut();
-        if let Some(error) = write_error(&shared) {
-            return Poll::Ready(Err(error));
-        }
-        let n = bytes.len().min(shared.write_room());
-        if n == 0 && !bytes.is_empty() {
-            shared.writer = Some(cx.waker().clone());
-            self.waits_for(Waiting::Write(self.local, self.remote));
-            return Poll::Pending;
-        }
-        shared.watch.handed_in(&shared.flow, &bytes[..n]);
-        shared.write(&bytes[..n]);
-        if shared.tls_tx {
-            // One write is one record, or several full ones and a last one, as in Linux.
-            shared.outgoing.push_back(Outgoing::Mark(Mark::RecordEnd));
-        }
-        shared.touch();
-        Poll::Ready(Ok(n))
+        self.poll_send(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -667,9 +698,7 @@ impl AsyncWrite for TcpStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut shared = self.shared.borrow_mut();
-        shared.shut = true;
-        shared.touch();
+        self.shutdown_write();
         Poll::Ready(Ok(()))
     }
 }

@@ -1,0 +1,501 @@
+//! Random networks, faults and transfers, one for each seed: every run ends with all bytes delivered, or with the error that its
+//! faults justify, and no invariant is broken.
+//!
+//! A few seeds run by default. The full sweep is
+//!
+//! ```text
+//! UKTLS_SEEDS=10000 cargo test --release -p uktls-stack --test sweep
+//! ```
+//!
+//! A failure says which seed; `UKTLS_SEED=n UKTLS_SHRINK=1` makes its schedule small.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use uktls_record::crypto_info::CryptoInfo;
+use uktls_record::header::ContentType;
+use uktls_record::suite::{CipherSuite, ProtocolVersion};
+use uktls_stack::clock::{Duration, Instant};
+use uktls_stack::handle::SocketOptions;
+use uktls_stack::sim::distribution::Distribution;
+use uktls_stack::sim::link::{Dice, Knobs, Loss, Rate, Reorder};
+use uktls_stack::sim::random::{Chance, Stream};
+use uktls_stack::sim::{self, Host, Link, Net, Runs, TcpListener, TcpStream};
+use uktls_stack::socket_info::Reason;
+use uktls_stack::tcp::CongestionKind;
+
+/// Seeds that run when nobody says how many.
+const USUAL: u64 = 150;
+/// A transfer that takes longer than this stalls: outages are over long before, and every link can carry its load in it.
+const PATIENCE: Duration = Duration::from_secs(3 * 3600);
+/// How long an end may wait for a peer whose host crashed, and which it will never hear of.
+const ORPHAN: Duration = Duration::from_secs(3600);
+
+/// Choices of one run.
+struct Choices(Stream);
+
+impl Choices {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0.below(bound)
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+
+    /// A chance of up to `ppm`, most of the time none.
+    fn seldom(&mut self, ppm: u32) -> Chance {
+        if self.one_in(4) {
+            Chance::ppm(self.below(u64::from(ppm)) as u32)
+        } else {
+            Chance::NEVER
+        }
+    }
+
+    fn micros(&mut self, below: u64) -> Duration {
+        Duration::from_micros(self.below(below))
+    }
+
+    fn knobs(&mut self, least_mtu: u64) -> Knobs {
+        let loss = match self.below(6) {
+            0 | 1 => Loss::random(Chance::ppm(self.below(50_000) as u32)),
+            2 => Loss::GilbertElliott {
+                to_bad: Chance::ppm(self.below(10_000) as u32),
+                to_good: Chance::percent(20 + self.below(60) as u32),
+                good: Chance::NEVER,
+                bad: Chance::percent(30 + self.below(60) as u32),
+            },
+            3 => Loss::Nth(15 + self.below(200)),
+            _ => Loss::None,
+        };
+        let ceiling = self.pick(&[0, 1_000, 20_000, 150_000]);
+        Knobs {
+            mtu: if self.one_in(4) {
+                (least_mtu + self.below(1501 - least_mtu)) as usize
+            } else {
+                1500
+            },
+            delay: self.micros(ceiling + 1),
+            jitter: if self.one_in(3) {
+                self.micros(10_000)
+            } else {
+                Duration::ZERO
+            },
+            jitter_reorders: self.one_in(4),
+            distribution: self.pick(&[
+                Distribution::Uniform,
+                Distribution::Normal,
+                Distribution::Pareto,
+            ]),
+            loss,
+            duplicate: Dice::of(self.seldom(50_000)),
+            reorder: Reorder {
+                dice: Dice::of(self.seldom(100_000)),
+                gap: self.below(6) as u32,
+                ahead: None,
+            },
+            corrupt: Dice::of(self.seldom(20_000)),
+            truncate: Dice::of(self.seldom(20_000)),
+            rate: match self.below(4) {
+                0 => Rate::UNLIMITED,
+                1 => Rate::kbit(500 + self.below(5_000)),
+                _ => Rate::mbit(5 + self.below(995)),
+            },
+            limit: self.pick(&[12, 50, 200, 1_000]),
+            ecn_threshold: if self.one_in(3) {
+                Some(5 + self.below(40) as usize)
+            } else {
+                None
+            },
+            ..Knobs::default()
+        }
+    }
+}
+
+/// What is protected how.
+#[derive(Debug, Clone, Copy)]
+enum Protection {
+    Plain,
+    Tls(ProtocolVersion, CipherSuite),
+}
+
+/// One connection and what it is to carry.
+#[derive(Debug, Clone)]
+struct Transfer {
+    number: u16,
+    protection: Protection,
+    /// Bytes there and back, sent at the same time.
+    up: usize,
+    down: usize,
+    /// The server sends by sendfile.
+    sendfile: bool,
+    chunk: usize,
+    /// A reader pauses this long after every so many bytes.
+    pause: Duration,
+    window: usize,
+    start: Duration,
+    v6: bool,
+    /// One of its hosts crashes.
+    orphaned: bool,
+}
+
+/// Bytes that only this transfer's direction has.
+fn noise(seed: u64, transfer: u16, direction: &str, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    Stream::new(seed, &format!("transfer {transfer}"), direction).fill(&mut bytes);
+    bytes
+}
+
+fn keys(
+    seed: u64,
+    transfer: u16,
+    direction: &str,
+    version: ProtocolVersion,
+    suite: CipherSuite,
+) -> CryptoInfo {
+    let bytes = noise(seed, transfer, direction, 64);
+    let (key, rest) = bytes.split_at(suite.key_len());
+    let (salt, rest) = rest.split_at(suite.salt_len());
+    CryptoInfo::new(version, suite, key, salt, &rest[..suite.iv_len()], 0)
+        .expect("lengths of this suite")
+}
+
+/// One end of a transfer: sends its bytes while it reads and checks the peer's.
+async fn end(stream: TcpStream, seed: u64, plan: Transfer, is_client: bool) -> io::Result<()> {
+    let (ours, theirs) = if is_client {
+        ("up", "down")
+    } else {
+        ("down", "up")
+    };
+    let (send, expect) = if is_client {
+        (plan.up, plan.down)
+    } else {
+        (plan.down, plan.up)
+    };
+    // As on Linux, the ULP goes on a connection that is open both ways. So the server greets, and the client waits for that.
+    if let Protection::Tls(..) = plan.protection {
+        stream.set_ulp_tls()?;
+    }
+    if is_client {
+        let greeting = stream.recv_record(&mut [0; 1]).await?;
+        if greeting.len == 0 {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+    } else {
+        stream.send_all(b"g").await?;
+    }
+    if let Protection::Tls(version, suite) = plan.protection {
+        let key = |name: &str| keys(seed, plan.number, &format!("{name} keys"), version, suite);
+        stream.set_tls_tx(&key(ours))?;
+        stream.set_tls_rx(&key(theirs), &[])?;
+    }
+    let stream = Rc::new(stream);
+    let writer = {
+        let (stream, plan) = (stream.clone(), plan.clone());
+        let bytes = noise(seed, plan.number, ours, send);
+        sim::spawn(async move {
+            if plan.sendfile && !is_client {
+                stream.sendfile(bytes).await?;
+            } else {
+                for chunk in bytes.chunks(plan.chunk) {
+                    stream.send_all(chunk).await?;
+                }
+            }
+            if let Protection::Tls(..) = plan.protection {
+                stream.send_record(ContentType::ALERT, &[1, 0]).await?;
+            }
+            stream.shutdown_write();
+            Ok::<(), io::Error>(())
+        })
+    };
+    let read = read_all(&stream, &plan, &noise(seed, plan.number, theirs, expect)).await;
+    let written = writer.await.map_err(io::Error::other)?;
+    read.and(written)?;
+    match stream.reason() {
+        // The stack may have let go of a socket whose both directions are done.
+        Reason::CleanEnd | Reason::Aborted => Ok(()),
+        other => panic!("transfer {} ended as {other:?}", plan.number),
+    }
+}
+
+async fn read_all(stream: &TcpStream, plan: &Transfer, expected: &[u8]) -> io::Result<()> {
+    let mut buffer = vec![0; 32 * 1024];
+    let (mut at, mut since_pause) = (0, 0);
+    loop {
+        let received = stream.recv_record(&mut buffer).await?;
+        if received.content_type == ContentType::ALERT {
+            continue;
+        }
+        if received.len == 0 {
+            break;
+        }
+        let bytes = &buffer[..received.len];
+        assert!(
+            expected.get(at..at + bytes.len()) == Some(bytes),
+            "transfer {} reads other bytes than were sent",
+            plan.number
+        );
+        at += bytes.len();
+        since_pause += bytes.len();
+        if plan.pause > Duration::ZERO && since_pause > 100_000 {
+            since_pause = 0;
+            sim::sleep(plan.pause).await;
+        }
+    }
+    assert_eq!(at, expected.len(), "transfer {} lacks bytes", plan.number);
+    Ok(())
+}
+
+/// Hosts on one link, around a switch, or behind a chain of routers.
+///
+/// The third is whether MTUs may differ: something in every path answers what is too long.
+fn topology(net: &Net, choices: &mut Choices, least_mtu: u64) -> (Vec<Host>, Vec<Link>, bool) {
+    let count = 2 + choices.below(4) as u8;
+    let shape = choices.below(3);
+    let count = if shape == 0 { 2 } else { count };
+    let hosts: Vec<Host> = (1..=count)
+        .map(|n| {
+            net.host(
+                &format!("h{n}"),
+                [format!("10.0.{n}.1").as_str(), &format!("fd00:{n}::1")],
+            )
+        })
+        .collect();
+    let mut links = Vec::new();
+    match shape {
+        0 => {
+            let pair = (choices.knobs(least_mtu), choices.knobs(least_mtu));
+            links.push(net.link(&hosts[0], &hosts[1], pair));
+        }
+        1 => {
+            let switch = net.switch("switch");
+            for host in &hosts {
+                // A switch drops what is too long without a word, so everybody on it must know the same MTU.
+                let pair = (choices.knobs(1500), choices.knobs(1500));
+                links.push(net.link(host, &switch, pair));
+            }
+        }
+        _ => {
+            let routers: Vec<_> = (1..=1 + choices.below(3) as u8)
+                .map(|n| {
+                    let addresses = [format!("10.1.{n}.1"), format!("fd01:{n}::1")];
+                    net.router(&format!("r{n}"), addresses.each_ref().map(String::as_str))
+                })
+                .collect();
+            for pair in routers.windows(2) {
+                let knobs = (choices.knobs(least_mtu), choices.knobs(least_mtu));
+                links.push(net.link(&pair[0], &pair[1], knobs));
+            }
+            for host in &hosts {
+                let router = &routers[choices.below(routers.len() as u64) as usize];
+                let knobs = (choices.knobs(least_mtu), choices.knobs(least_mtu));
+                links.push(net.link(host, router, knobs));
+            }
+        }
+    }
+    (hosts, links, shape != 1)
+}
+
+/// What happens to the network while it runs, all of it over after some seconds.
+fn trouble(
+    net: &Net,
+    choices: &mut Choices,
+    hosts: &[Host],
+    links: &[Link],
+    mtu_may_change: bool,
+) -> Option<usize> {
+    let god = net.host("god", "192.0.2.1");
+    for _ in 0..choices.below(3) {
+        let link = links[choices.below(links.len() as u64) as usize].clone();
+        let (at, length) = (choices.micros(5_000_000), choices.micros(8_000_000));
+        god.spawn(async move {
+            sim::sleep(at).await;
+            link.down();
+            sim::sleep(length).await;
+            link.up();
+        });
+    }
+    if choices.one_in(4) && hosts.len() > 1 {
+        let (a, b) = (hosts[0].clone(), hosts[1].clone());
+        let (at, length) = (choices.micros(5_000_000), choices.micros(8_000_000));
+        let (net, one_way) = (net.clone(), choices.one_in(2));
+        god.spawn(async move {
+            sim::sleep(at).await;
+            if one_way {
+                net.partition_one_way(&a, &b);
+            } else {
+                net.partition(&a, &b);
+            }
+            sim::sleep(length).await;
+            net.heal();
+        });
+    }
+    if choices.one_in(5) && mtu_may_change {
+        let link = links[choices.below(links.len() as u64) as usize].clone();
+        let (at, mtu) = (
+            choices.micros(3_000_000),
+            1280 + choices.below(200) as usize,
+        );
+        god.spawn(async move {
+            sim::sleep(at).await;
+            link.turn_both(|knobs| knobs.mtu = knobs.mtu.min(mtu));
+        });
+    }
+    choices.one_in(5).then(|| {
+        let victim = choices.below(hosts.len() as u64) as usize;
+        let host = hosts[victim].clone();
+        let (at, length) = (choices.micros(5_000_000), choices.micros(5_000_000));
+        god.spawn(async move {
+            sim::sleep(at).await;
+            host.crash();
+            sim::sleep(length).await;
+            host.restart();
+        });
+        victim
+    })
+}
+
+/// Whether an end of a transfer that a crash touched may end so.
+fn justified(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkDown
+    )
+}
+
+fn world(net: &Net, done: &Rc<Cell<[u64; 2]>>) {
+    let seed = net.seed();
+    let mut choices = Choices(Stream::new(seed, "sweep", "choices"));
+    let v6 = choices.one_in(3);
+    // RFC 8200 §5: 1,280 bytes; IPv4's smallest link here is the one that everybody must be able to take whole.
+    let least_mtu = if v6 { 1280 } else { 576 };
+    let (hosts, links, mtu_may_change) = topology(net, &mut choices, least_mtu);
+    for host in &hosts {
+        let congestion = choices.pick(&[CongestionKind::Cubic, CongestionKind::Reno]);
+        let (ecn, sack, timestamps) = (choices.one_in(3), !choices.one_in(6), !choices.one_in(6));
+        host.configure(|config| {
+            config.tcp.congestion = congestion;
+            (config.tcp.ecn, config.tcp.sack, config.tcp.timestamps) = (ecn, sack, timestamps);
+        });
+    }
+    let victim = trouble(net, &mut choices, &hosts, &links, mtu_may_change);
+    let judge = net.host("judge", "192.0.2.2");
+    for number in 0..1 + choices.below(5) as u16 {
+        let from = choices.below(hosts.len() as u64) as usize;
+        let to = (from + 1 + choices.below(hosts.len() as u64 - 1) as usize) % hosts.len();
+        let version = choices.pick(&[ProtocolVersion::Tls12, ProtocolVersion::Tls13]);
+        let suite = choices.pick(&[
+            CipherSuite::Aes128Gcm,
+            CipherSuite::Aes256Gcm,
+            CipherSuite::ChaCha20Poly1305,
+        ]);
+        let size = |choices: &mut Choices| {
+            let most = choices.pick(&[1, 100, 20_000, 400_000]);
+            choices.below(most) as usize
+        };
+        let plan = Transfer {
+            number,
+            protection: if choices.one_in(3) {
+                Protection::Plain
+            } else {
+                Protection::Tls(version, suite)
+            },
+            up: size(&mut choices),
+            down: size(&mut choices),
+            sendfile: choices.one_in(2),
+            chunk: choices.pick(&[7, 1_000, 16_384, 100_000]),
+            pause: if choices.one_in(3) {
+                choices.micros(3_000_000)
+            } else {
+                Duration::ZERO
+            },
+            window: choices.pick(&[4_096, 65_536, 1 << 20]),
+            start: choices.micros(3_000_000),
+            v6,
+            orphaned: victim.is_some_and(|victim| victim == from || victim == to),
+        };
+        transfer(seed, &hosts[from], &hosts[to], &judge, plan, done.clone());
+    }
+}
+
+/// Both ends of a transfer, and who judges how they ended.
+fn transfer(
+    seed: u64,
+    client: &Host,
+    server: &Host,
+    judge: &Host,
+    plan: Transfer,
+    done: Rc<Cell<[u64; 2]>>,
+) {
+    let port = 1000 + plan.number;
+    let patience = if plan.orphaned { ORPHAN } else { PATIENCE };
+    let options = SocketOptions {
+        receive_buffer: plan.window,
+        ..SocketOptions::default()
+    };
+    let name = server.name();
+    let serving = {
+        let (plan, options) = (plan.clone(), options.clone());
+        server.spawn(async move {
+            let any = if plan.v6 { "::" } else { "0.0.0.0" };
+            let serve = async {
+                let listener = TcpListener::bind_with((any, port), 4, options).await?;
+                let (stream, _) = listener.accept().await?;
+                end(stream, seed, plan.clone(), false).await
+            };
+            sim::timeout(patience, serve).await?
+        })
+    };
+    let asking = {
+        let plan = plan.clone();
+        let address = server.addresses()[usize::from(plan.v6)];
+        client.spawn(async move {
+            sim::sleep(plan.start).await;
+            let ask = async {
+                let stream = TcpStream::connect_with((address, port), None, options).await?;
+                end(stream, seed, plan.clone(), true).await
+            };
+            sim::timeout(patience, ask).await?
+        })
+    };
+    let sides = format!("{} and {name}", client.name());
+    judge.spawn(async move {
+        for (side, task) in [("client", asking), ("server", serving)] {
+            let mut counts = done.get();
+            match task.await {
+                Ok(Ok(())) => counts[0] += 1,
+                Ok(Err(error)) if plan.orphaned && justified(&error) => counts[1] += 1,
+                Err(sim::Crashed) if plan.orphaned => counts[1] += 1,
+                other => panic!(
+                    "transfer {} between {sides}: the {side} ended with {other:?} at {}; {plan:?}",
+                    plan.number,
+                    sim::now()
+                ),
+            }
+            done.set(counts);
+        }
+    });
+}
+
+#[test]
+fn every_run_ends_with_all_bytes_or_the_error_that_its_faults_justify() {
+    let done = Rc::new(Cell::new([0, 0]));
+    let runs = Runs::from_env()
+        .at_least(USUAL)
+        .time_limit(Duration::from_secs(10 * 3600));
+    let last = runs.run(|net| world(net, &done));
+    let [delivered, justified] = done.get();
+    println!("{delivered} ends delivered, {justified} ended with a justified error");
+    assert!(last.ended > Instant::ZERO);
+    assert!(delivered > justified, "most transfers have nothing to fear");
+}

@@ -251,9 +251,7 @@ async fn read_all(stream: &TcpStream, plan: &Transfer, expected: &[u8]) -> io::R
 }
 
 /// Hosts on one link, around a switch, or behind a chain of routers.
-///
-/// The third is whether MTUs may differ: something in every path answers what is too long.
-fn topology(net: &Net, choices: &mut Choices, least_mtu: u64) -> (Vec<Host>, Vec<Link>, bool) {
+fn topology(net: &Net, choices: &mut Choices, least_mtu: u64) -> (Vec<Host>, Vec<Link>) {
     let count = 2 + choices.below(4) as u8;
     let shape = choices.below(3);
     let count = if shape == 0 { 2 } else { count };
@@ -274,8 +272,8 @@ fn topology(net: &Net, choices: &mut Choices, least_mtu: u64) -> (Vec<Host>, Vec
         1 => {
             let switch = net.switch("switch");
             for host in &hosts {
-                // A switch drops what is too long without a word, so everybody on it must know the same MTU.
-                let pair = (choices.knobs(1500), choices.knobs(1500));
+                // A switch drops what is too long without a word: these MTUs are found by probing.
+                let pair = (choices.knobs(least_mtu), choices.knobs(least_mtu));
                 links.push(net.link(host, &switch, pair));
             }
         }
@@ -302,17 +300,11 @@ fn topology(net: &Net, choices: &mut Choices, least_mtu: u64) -> (Vec<Host>, Vec
     for link in &links[1..] {
         link.turn_both(|knobs| knobs.corrupt = Dice::default());
     }
-    (hosts, links, shape != 1)
+    (hosts, links)
 }
 
 /// What happens to the network while it runs, all of it over after some seconds.
-fn trouble(
-    net: &Net,
-    choices: &mut Choices,
-    hosts: &[Host],
-    links: &[Link],
-    mtu_may_change: bool,
-) -> Option<usize> {
+fn trouble(net: &Net, choices: &mut Choices, hosts: &[Host], links: &[Link]) -> Option<usize> {
     let god = net.host("god", "192.0.2.1");
     for _ in 0..choices.below(3) {
         let link = links[choices.below(links.len() as u64) as usize].clone();
@@ -339,7 +331,7 @@ fn trouble(
             net.heal();
         });
     }
-    if choices.one_in(5) && mtu_may_change {
+    if choices.one_in(5) {
         let link = links[choices.below(links.len() as u64) as usize].clone();
         let (at, mtu) = (
             choices.micros(3_000_000),
@@ -384,7 +376,7 @@ fn world(net: &Net, done: &Rc<Cell<[u64; 2]>>) {
     let v6 = choices.one_in(3);
     // RFC 8200 §5: 1,280 bytes; IPv4's smallest link here is the one that everybody must be able to take whole.
     let least_mtu = if v6 { 1280 } else { 576 };
-    let (hosts, links, mtu_may_change) = topology(net, &mut choices, least_mtu);
+    let (hosts, links) = topology(net, &mut choices, least_mtu);
     for host in &hosts {
         let congestion = choices.pick(&[CongestionKind::Cubic, CongestionKind::Reno]);
         let (ecn, sack, timestamps) = (choices.one_in(3), !choices.one_in(6), !choices.one_in(6));
@@ -395,7 +387,7 @@ fn world(net: &Net, done: &Rc<Cell<[u64; 2]>>) {
             (config.tcp.ecn, config.tcp.sack, config.tcp.timestamps) = (ecn, sack, timestamps);
         });
     }
-    let victim = trouble(net, &mut choices, &hosts, &links, mtu_may_change);
+    let victim = trouble(net, &mut choices, &hosts, &links);
     let judge = net.host("judge", "192.0.2.2");
     for number in 0..1 + choices.below(5) as u16 {
         let from = choices.below(hosts.len() as u64) as usize;
@@ -478,8 +470,9 @@ fn transfer(
     let sides = format!("{} and {name}", client.name());
     judge.spawn(async move {
         for (side, task) in [("client", asking), ("server", serving)] {
+            let outcome = task.await;
             let mut counts = done.get();
-            match task.await {
+            match outcome {
                 Ok(Ok(())) => counts[0] += 1,
                 Ok(Err(error)) if plan.orphaned && justified(&error) => counts[1] += 1,
                 Err(sim::Crashed) if plan.orphaned => counts[1] += 1,

@@ -337,12 +337,12 @@ impl Connection {
         } else {
             let timestamps = self.timestamps.is_some();
             self.send.on_retransmission_timeout(timestamps);
-            let full = self.send.nxt - self.send.una >= self.send.segment();
-            if full
-                && let Some(mss) = self
-                    .send
-                    .path
-                    .on_timeout(self.send.mss, self.key.remote.is_ipv4())
+            // Of a short flight the one segment counts: it too may be larger than the path.
+            let head = self.send.segment().min(self.send.nxt - self.send.una);
+            if let Some(mss) = self
+                .send
+                .path
+                .on_timeout(head + self.send.options_len, self.key.remote.is_ipv4())
             {
                 self.send.shrink_mss(now, mss);
             }

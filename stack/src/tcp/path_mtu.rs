@@ -1,7 +1,7 @@
 //! The path's MTU, found by the segments themselves (RFC 8899, RFC 4821), for paths that drop what is too large and say
 //! nothing.
 //!
-//! *Down:* three timeouts in a row with a full-sized segment at the head, and segments become as small as every path
+//! *Down:* three timeouts in a row with the same segment at the head, if it is larger than that, and segments become as small as every path
 //! should carry. ICMP ([`Connection::set_mtu`](super::Connection::set_mtu)) gets there faster where it arrives. *Up again:*
 //! ten minutes later one segment of new data is sent larger; when it is acknowledged, all are. When it is lost three
 //! times, half the distance is tried. A lost probe is sent again in pieces and is no sign of congestion.
@@ -34,7 +34,7 @@ pub(super) struct PathMtu {
     ceiling: u64,
     /// The smallest size that is thought not to pass.
     fails: u64,
-    /// Timeouts in a row with a full segment at the head.
+    /// Timeouts in a row.
     timeouts: u32,
     tries: u32,
     /// When to look for a larger size.
@@ -62,15 +62,16 @@ impl PathMtu {
         };
     }
 
-    /// A full segment timed out. Returns the smaller size to go on with, when this begins to look like a black hole.
-    pub(super) fn on_timeout(&mut self, mss: u64, v4: bool) -> Option<u64> {
+    /// A segment of `size` bytes, options included, timed out. Returns the smaller size to go on with, when this begins to look
+    /// like a black hole.
+    pub(super) fn on_timeout(&mut self, size: u64, v4: bool) -> Option<u64> {
         self.timeouts += 1;
         if self.timeouts < BLACK_HOLE {
             return None;
         }
         // RFC 8899 §5.1.2: "BASE_PLPMTU ... 1200 bytes"; RFC 8200 §5: 1280 passes every IPv6 link; RFC 1122 §3.3.3: 576.
         let sizes: [u64; 2] = if v4 { [1160, 536] } else { [1220, 1220] };
-        let smaller = sizes.into_iter().find(|&size| size < mss)?;
+        let smaller = sizes.into_iter().find(|&smaller| smaller < size)?;
         self.timeouts = 0;
         Some(smaller)
     }
@@ -162,6 +163,8 @@ mod tests {
         path.on_timeout(536, true);
         path.on_timeout(536, true);
         assert_eq!(path.on_timeout(536, true), None);
+        // A last segment that is not full may be too large all the same.
+        assert_eq!(path.on_timeout(900, true), Some(536));
     }
 
     #[test]

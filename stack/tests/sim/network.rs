@@ -168,6 +168,33 @@ fn a_smaller_mtu_on_the_way_is_found_out() {
 }
 
 #[test]
+fn a_way_that_swallows_what_is_too_large_is_found_out_by_any_segment() {
+    for bytes in [1_000, 100_000] {
+        let net = Net::new(1);
+        let client = net.host("client", "10.0.0.1");
+        let server = net.host("server", "10.0.0.2");
+        let switch = net.switch("switch");
+        net.link(&client, &switch, lossy(0));
+        net.link(
+            &switch,
+            &server,
+            Knobs {
+                mtu: 700,
+                ..lossy(0)
+            },
+        );
+        serve(&server, "0.0.0.0:7", echo);
+        client.spawn(async move {
+            let stream = TcpStream::connect("server:7").await.expect("connected");
+            let bytes = noise(3, bytes);
+            assert_eq!(exchange(stream, bytes.clone()).await, bytes);
+        });
+        let report = net.run();
+        assert!(report.ended < Instant::from_secs(10), "{}", report.ended);
+    }
+}
+
+#[test]
 fn a_partition_stops_everything_until_it_heals() {
     let net = Net::new(1);
     let (client, server) = two(&net, lossy(0));

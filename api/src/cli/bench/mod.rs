@@ -10,10 +10,13 @@
 //! | [`receive`] | `uktls get` beside curl |
 //! | [`loss`] | TCP's goodput under loss beside Linux's CUBIC, and fairness |
 //! | [`sim`] | packets a second of the simulator |
+//! | `dtls` | DTLS records a second beside OpenSSL over kernel UDP (feature `openssl`) |
 //! | [`idle`] | memory of idle connections, and of the daemon after a long transfer |
 
 pub(crate) mod client;
 pub(crate) mod cpu;
+#[cfg(feature = "openssl")]
+mod dtls;
 mod idle;
 mod limit;
 mod loss;
@@ -45,6 +48,8 @@ enum Name {
     Sendfile(sendfile::Args),
     Receive(receive::Args),
     Idle(idle::Args),
+    #[cfg(feature = "openssl")]
+    Dtls(dtls::Args),
     Loss(loss::Args),
     Sim(sim::Args),
     #[command(hide = true)]
@@ -86,6 +91,11 @@ pub(crate) fn run(args: Args, globals: &Globals) -> Outcome {
         Name::Idle(args) => {
             netns::enter()?;
             idle::run(&args, &say)?
+        }
+        #[cfg(feature = "openssl")]
+        Name::Dtls(args) => {
+            netns::enter()?;
+            dtls::run(&args, &say)?
         }
     };
     print!(

@@ -66,7 +66,7 @@ pub fn cut(
     Ok(segments)
 }
 
-/// Hands `each` every packet that a super-segment stands for, in a buffer of its own, its checksum still partial: what
+/// Hands `each` every packet that a super-segment stands for, in a piece of one buffer, its checksum still partial: what
 /// [`cut`] does, for a receiver that completes a checksum only if somebody will look at it.
 pub fn cut_partial(
     headers: &[u8],
@@ -83,11 +83,12 @@ pub fn cut_partial(
     let segments = total.div_ceil(size).max(1);
     let mut slices = payload.iter();
     let mut rest: &[u8] = &[];
+    // One allocation for all of them.
+    let mut room = BytesMut::with_capacity(segments * headers.len() + total);
     for index in 0..segments {
         let offset = index * size;
         let mut wanted = size.min(total - offset);
-        let mut segment = BytesMut::with_capacity(headers.len() + wanted);
-        segment.extend_from_slice(headers);
+        room.extend_from_slice(headers);
         while wanted > 0 {
             if rest.is_empty() {
                 match slices.next() {
@@ -96,10 +97,11 @@ pub fn cut_partial(
                 }
             }
             let (piece, behind) = rest.split_at(wanted.min(rest.len()));
-            segment.extend_from_slice(piece);
+            room.extend_from_slice(piece);
             wanted -= piece.len();
             rest = behind;
         }
+        let mut segment = room.split();
         let place = Place {
             index,
             offset,

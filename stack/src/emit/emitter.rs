@@ -8,6 +8,8 @@
 //! belong to the stream before it is closed. It is closed by a mark, by being full, or because the client has
 //! nothing more to say right now.
 
+mod memory;
+
 use super::arena::{Arena, LARGE_CHUNK, Pool, SMALL_CHUNK};
 use super::file::{FileRange, READ_AHEAD, Way};
 use super::job::{Helped, Job, JobKind};
@@ -17,7 +19,7 @@ use crate::client_fd::ClientFd;
 use crate::engine::{ClientEnd, RecordEvent};
 use crate::mark::{HOLD_FILLER, Mark};
 use crate::socket_info::Reason;
-use bytes::Bytes;
+use memory::MemoryRange;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
@@ -63,13 +65,6 @@ enum Item {
     Memory(MemoryRange),
     /// Bytes that mean nothing.
     Filler { left: usize },
-}
-
-/// Memory that is on its way: like a file, but nothing can happen to it.
-#[derive(Debug)]
-struct MemoryRange {
-    bytes: Bytes,
-    done: usize,
 }
 
 /// A socket's sending side.
@@ -308,7 +303,7 @@ impl Emitter {
                 }
                 self.close(end, pool)?;
                 self.hold_open = false;
-                self.item = Item::Memory(MemoryRange { bytes, done: 0 });
+                self.item = Item::Memory(MemoryRange::new(bytes));
                 Ok(Step::Go)
             }
             Then::End => {
@@ -538,64 +533,6 @@ impl Emitter {
         let offset = self.arena.end();
         end.observe(|| RecordEvent::SealsWith(offset, keys));
         Ok(())
-    }
-
-    /// Seals from memory into the arena, in one pass; without keys, copies.
-    fn seal_memory<E: ClientEnd>(
-        &mut self,
-        end: &mut E,
-        pool: &mut Pool,
-        room: usize,
-    ) -> Result<Step, Reason> {
-        let Item::Memory(range) = &mut self.item else {
-            return Ok(Step::Go);
-        };
-        let payload = self.max_payload;
-        let left = range.bytes.len() - range.done;
-        if left == 0 {
-            end.memory_sealed(range.done);
-            self.item = Item::Bytes;
-            return Ok(Step::Go);
-        }
-        let Some(sealer) = &mut self.sealer else {
-            let take = left.min(room.max(1)).min(LARGE_CHUNK);
-            self.arena.room(pool, take)[..take]
-                .copy_from_slice(&range.bytes[range.done..range.done + take]);
-            self.arena.commit(take);
-            range.done += take;
-            return Ok(Step::Go);
-        };
-        let overhead = sealer.overhead();
-        let start = self.arena.end();
-        let tail = self.arena.room(pool, left.min(payload) + overhead);
-        let mut to = 0;
-        while to < room {
-            let take = (range.bytes.len() - range.done).min(payload);
-            let len = take + overhead;
-            if take == 0 || tail.len() - to < len {
-                break;
-            }
-            let nonce = sealer.next_nonce();
-            let sealed = sealer.seal_from(
-                ContentType::APPLICATION_DATA,
-                &range.bytes[range.done..range.done + take],
-                &mut tail[to..to + len],
-            );
-            if let Err(error) = sealed {
-                if to > 0 {
-                    break;
-                }
-                tracing::info!("sending stops: {error}");
-                return Err(Reason::KeysExhausted);
-            }
-            let at = start + to as u64;
-            end.observe(|| RecordEvent::Sealed(at..at + len as u64, nonce));
-            range.done += take;
-            to += len;
-            self.records += 1;
-        }
-        self.arena.commit(to);
-        Ok(Step::Go)
     }
 
     fn discard_filler<E: ClientEnd>(&mut self, end: &mut E) -> Result<Step, Reason> {

@@ -16,23 +16,22 @@ impl<H: Host> Engine<H> {
     /// One IP packet from the device, or forwarded by another engine.
     pub(crate) fn on_packet(&mut self, now: Instant, packet: BytesMut, offload: Offload) {
         self.now = now;
-        let counters = self.settings.counters.clone();
         let (packet, offload) = match self.reassembler.push(self.now, &packet) {
             Outcome::NotFragment => (packet, offload),
             Outcome::Pending => return,
             Outcome::Complete(whole) => (BytesMut::from(&whole[..]), Offload::NONE),
             Outcome::Dropped(_) => {
-                counters.fragments_dropped.add(1);
+                self.settings.counters.fragments_dropped.add(1);
                 return;
             }
         };
         let parsed = match packet::parse(&packet) {
             Ok(parsed) => parsed,
-            Err(Drop::Malformed) => return counters.malformed.add(1),
-            Err(Drop::HeaderChecksum) => return counters.bad_checksum.add(1),
+            Err(Drop::Malformed) => return self.settings.counters.malformed.add(1),
+            Err(Drop::HeaderChecksum) => return self.settings.counters.bad_checksum.add(1),
         };
         if !self.is_ours(parsed.dst) {
-            return counters.not_ours.add(1);
+            return self.settings.counters.not_ours.add(1);
         }
         if !offload.verified
             && matches!(parsed.protocol, packet::TCP | packet::UDP | packet::ICMPV6)
@@ -43,7 +42,7 @@ impl<H: Host> Engine<H> {
                 &packet[parsed.transport..parsed.end],
             )
         {
-            return counters.bad_checksum.add(1);
+            return self.settings.counters.bad_checksum.add(1);
         }
         match parsed.protocol {
             packet::TCP => self.on_tcp(parsed, packet, offload),

@@ -1,4 +1,4 @@
-//! Our TCP against itself through a pipe that loses, duplicates, delays and reorders, in virtual time: thousands of seeds,
+//! Our TCP against itself through a pipe that loses, duplicates, delays, reorders, marks, and swallows what is too large, in virtual time: thousands of seeds,
 //! every one of which must deliver every byte in both directions, close cleanly, and never stall.
 
 use std::cmp::Reverse;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use uktls_stack::clock::Instant;
 use uktls_stack::tcp::{
-    Config, CongestionKind, Connection, Events, Flags, FlowKey, MAX_HEADER_LEN, Segment, SeqNumber,
-    State,
+    Config, CongestionKind, Connection, EcnCodepoint, Events, Flags, FlowKey, MAX_HEADER_LEN,
+    Segment, SeqNumber, State,
 };
 
 /// SplitMix64: a random stream that is the same everywhere.
@@ -41,6 +41,10 @@ fn stream_byte(who: usize, offset: u64) -> u8 {
 struct Link {
     /// Per mille.
     loss: u64,
+    /// Packets lost in a row, each time.
+    burst: u64,
+    /// Marked as congested, of those that may be.
+    mark: u64,
     duplicate: u64,
     delay: Duration,
     jitter: Duration,
@@ -48,6 +52,8 @@ struct Link {
     pace: u64,
     /// A drop-tail queue of this many bytes.
     limit: u64,
+    /// TCP segments with more bytes vanish, and nobody says so.
+    largest: usize,
 }
 
 struct End {
@@ -69,20 +75,33 @@ struct Wire {
     links: [Link; 2],
     arrivals: BinaryHeap<Arrival>,
     packets: u64,
+    /// Packets of each direction still to be lost in this burst.
+    losing: [u64; 2],
     random: Random,
 }
 
 impl Wire {
-    fn put(&mut self, now: Instant, busy_until: &mut Instant, from: usize, packet: Vec<u8>) {
+    /// The first byte of a packet is what its ECN field says: not capable, capable, congestion experienced.
+    fn put(&mut self, now: Instant, busy_until: &mut Instant, from: usize, mut packet: Vec<u8>) {
         let link = self.links[from];
         let random = &mut self.random;
-        if random.per_mille(link.loss)
+        if self.losing[from] == 0 && random.below(1000 * link.burst) < link.loss {
+            self.losing[from] = link.burst;
+        }
+        if self.losing[from] > 0 {
+            self.losing[from] -= 1;
+            return;
+        }
+        if packet.len() > link.largest
             || (*busy_until - now).as_nanos() as u64 > link.limit * link.pace
         {
             return;
         }
         *busy_until =
             (*busy_until).max(now) + Duration::from_nanos((packet.len() as u64 + 20) * link.pace);
+        if packet[0] == 1 && random.per_mille(link.mark) {
+            packet[0] = 2;
+        }
         for _ in 0..1 + u64::from(random.per_mille(link.duplicate)) {
             let jitter = Duration::from_nanos(random.below(link.jitter.as_nanos() as u64 + 1));
             self.packets += 1;
@@ -152,6 +171,7 @@ impl Pipe {
             links,
             arrivals: BinaryHeap::new(),
             packets: 0,
+            losing: [0, 0],
             random: Random(seed ^ 1),
         };
         Pipe {
@@ -230,7 +250,9 @@ impl Pipe {
                     len - 20 + (to - at) as usize <= usize::from(end.config.mss),
                     "larger than the MSS"
                 );
-                let mut packet = header[..len].to_vec();
+                let capable = transmit.ecn == EcnCodepoint::Ect0;
+                let mut packet = vec![u8::from(capable)];
+                packet.extend(&header[..len]);
                 packet.extend((at..to).map(|offset| stream_byte(who, offset)));
                 self.wire.put(now, &mut end.busy_until, who, packet);
                 at = to;
@@ -242,8 +264,9 @@ impl Pipe {
     }
 
     fn arrive(&mut self, who: usize, packet: &[u8]) {
-        let segment = Segment::parse(packet).expect("what we wrote");
-        let payload = BytesMut::from(&packet[segment.header_len..]);
+        let mut segment = Segment::parse(&packet[1..]).expect("what we wrote");
+        segment.ecn_ce = packet[0] == 2;
+        let payload = BytesMut::from(&packet[1 + segment.header_len..]);
         let now = self.now;
         let end = &mut self.ends[who];
         let events = match &mut end.connection {
@@ -368,11 +391,14 @@ impl Pipe {
 fn link(loss: u64, jitter_ms: u64) -> Link {
     Link {
         loss,
+        burst: 1,
+        mark: 0,
         duplicate: 0,
         delay: Duration::from_millis(10),
         jitter: Duration::from_millis(jitter_ms),
         pace: 80,
         limit: 200_000,
+        largest: usize::MAX,
     }
 }
 
@@ -399,6 +425,10 @@ fn run_seed(seed: u64) {
             window_scaling: random.per_mille(700),
             sack: random.per_mille(700),
             ecn: random.per_mille(300),
+            pacing: random.per_mille(500),
+            quick_acks: [0, 16][random.below(2) as usize],
+            recv_initial: [2_000, 300_000][random.below(2) as usize],
+            initial_window: [1, 10, 40][random.below(3) as usize],
             time_wait: Duration::from_secs(60),
             retries: 60,
             syn_retries: 60,
@@ -409,11 +439,14 @@ fn run_seed(seed: u64) {
     let configs = [config(), config()];
     let mut link = || Link {
         loss: [0, 10, 50, 150, 250][random.below(5) as usize],
+        burst: [1, 1, 4, 12][random.below(4) as usize],
+        mark: [0, 30, 300][random.below(3) as usize],
         duplicate: [0, 0, 20, 100][random.below(4) as usize],
         delay: Duration::from_micros([20, 1_000, 30_000][random.below(3) as usize]),
         jitter: Duration::from_micros([0, 0, 500, 20_000][random.below(4) as usize]),
         pace: [1, 80, 800][random.below(3) as usize],
         limit: [20_000, 100_000, 1_000_000][random.below(3) as usize],
+        largest: [usize::MAX, usize::MAX, usize::MAX, 1_000][random.below(4) as usize],
     };
     let links = [link(), link()];
     let mut bytes = || [0, 1, 700, 20_000, 100_000][random.below(5) as usize];

@@ -95,6 +95,8 @@ pub struct Connection {
     challenges: (Instant, u32),
     /// Segments still to be acknowledged at once, and when the last one with data came.
     pub(super) quick_acks: u32,
+    /// Data was answered with data: acknowledgements find company.
+    pub(super) converses: bool,
     pub(super) data_in_at: Instant,
     /// No reader is left: new data is answered by a reset.
     pub(super) detached: bool,
@@ -145,6 +147,7 @@ impl Connection {
             heard: now,
             challenges: (now, 0),
             quick_acks: config.quick_acks,
+            converses: false,
             data_in_at: now,
             detached: false,
             segments_in: 0,
@@ -411,10 +414,11 @@ impl Connection {
         self.syn.due = false;
     }
 
-    /// Data goes out shortly after data came: a conversation, in which acknowledgements find company.
+    /// Data goes out: shortly after data came it makes a conversation.
     pub(super) fn interactive(&mut self, now: Instant) {
         if self.bytes_in > 0 && now.since(self.data_in_at) < self.config.delayed_ack {
             self.quick_acks = 0;
+            self.converses = true;
         }
     }
 

@@ -380,7 +380,7 @@ impl Connection {
         }
         let own = u64::from(self.config.mss).saturating_sub(self.send.options_len);
         self.receive.peer_mss = self.receive.peer_mss.max((payload.len() as u64).min(own));
-        if now.since(self.data_in_at) > self.send.rtt.rto(0) {
+        if now.since(self.data_in_at) > self.send.rtt.rto(0) && !self.converses {
             // The peer's window may have shrunk meanwhile.
             self.quick_acks = self.config.quick_acks;
         }

@@ -61,7 +61,12 @@ fn in_a_conversation_answers_carry_the_acknowledgement() {
          40 < . 101:201 ack 101
          60 write 100
          60 > . 101:201 ack 201
-         70 < . 201 ack 201",
+         70 < . 201 ack 201
+         // After a pause too.
+         5000 < . 201:301 ack 201
+         5020 write 100
+         5020 > . 201:301 ack 301
+         5030 < . 301 ack 301",
     );
 }
 
@@ -273,5 +278,22 @@ fn nagle_lets_a_fin_take_the_rest_along() {
          22 shut
          22 > PF. 101:201 ack 1
          30 < . 1 ack 202",
+    );
+}
+
+#[test]
+fn after_a_pause_without_a_conversation_acknowledgements_are_quick_again() {
+    open(
+        quick(),
+        "20 < . 1:101 ack 1
+         20 > . 1 ack 101
+         21 < . 101:201 ack 1
+         21 > . 1 ack 201
+         22 < . 201:301 ack 1
+         22 > . 1 ack 301
+         23 < . 301:401 ack 1
+         63 > . 1 ack 401
+         5000 < . 401:501 ack 1
+         5000 > . 1 ack 501",
     );
 }

@@ -6,6 +6,7 @@
 //! | `forged_bit.rs` | kernel-TLS calls on simulated sockets, a handshake that repeats, a fault aimed at one record: `EBADMSG` |
 //! | `truncation.rs` | an attacker as a host of its own; a clean end told from one that was cut |
 //! | `http_over_3g.rs` | hyper and tokio-rustls, unchanged, over a preset; what has to be switched off in them |
+//! | `datagrams.rs` | DTLS records by hand, over a link that loses, doubles, swaps and forges datagrams |
 //! | `seed_sweep.rs` | a planted bug found by trying seeds, and shrunk to what triggers it |
 //!
 //! ```sh
@@ -16,6 +17,7 @@
 //! The test in this file runs each of them twice and holds the runs against each other, packet by packet; `tests/run` does so in an unoptimised
 //! and in an optimised build, and compares the hashes.
 
+mod datagrams;
 mod echo;
 mod forged_bit;
 mod http_over_3g;
@@ -30,7 +32,8 @@ use uktls_stack::sim::{Net, Runs};
 /// A network and its programs.
 type Scenario = fn(&Net);
 
-const ALL: [(&str, Scenario); 5] = [
+const ALL: [(&str, Scenario); 6] = [
+    ("datagrams", datagrams::scenario),
     ("echo", echo::scenario),
     ("forged_bit", forged_bit::scenario),
     ("http_over_3g", http_over_3g::scenario),

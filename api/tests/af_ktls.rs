@@ -652,6 +652,8 @@ fn datagrams_that_may_not_be_fragmented() {
 fn a_daemon_that_is_gone_is_an_error() {
     let (mut left_side, _b, left, _right) = pair();
     left_side.kill();
+    // Its end is closed on a thread of its own.
+    assert!(shows(&left, PollFlags::IN, 10).contains(PollFlags::HUP));
     assert_eq!(errno(left.send(b"x", NONE)), Errno::CONNABORTED);
     assert_eq!(errno(left.recv(&mut [0; 9], NONE)), Errno::CONNABORTED);
     let _: IpAddr = left.peer_addr().expect("bound").ip();

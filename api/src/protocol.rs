@@ -237,6 +237,8 @@ pub enum SocketRequest {
     Abort,
     /// An act on a UDP socket or its association.
     Datagram(DatagramRequest),
+    /// Announce data records as well, so that the client learns where each ends.
+    SetRecordEnds(bool),
 }
 
 /// An act on a UDP socket, or on the DTLS association that is attached to it.

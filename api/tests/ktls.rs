@@ -457,7 +457,7 @@ fn sendfile_makes_the_records_linux_makes_in_every_mode() {
 
 #[test]
 fn a_non_blocking_sendfile_takes_a_quota_and_holds_the_socket_unwritable() {
-    const QUOTA: usize = 4 << 20;
+    const QUOTA: usize = uktls::client::SENDFILE_QUOTA as usize;
     let world = World::new();
     let (client, server) = world.pair();
     let file = tempfile::tempfile().unwrap();

@@ -100,6 +100,8 @@ pub enum SocketOp {
     SetKeepAlive(Option<Duration>),
     /// Adaptive record layout.
     SetAdaptiveRecords(bool),
+    /// Announce data records too, so that the client learns where each ends.
+    SetRecordEnds(bool),
     /// Everything that `uktls stat` shows of it, the end's reason included.
     Info,
     /// Reset the connection now.

@@ -68,7 +68,8 @@ pub enum Mark {
         /// Filler follows.
         hold: bool,
     },
-    /// Stack → client: a record other than application data; its `len` plaintext bytes follow.
+    /// Stack → client: a record other than application data, or of any type where the client asked for that; its `len`
+    /// plaintext bytes follow.
     Control {
         /// TLS content type of the record.
         content_type: u8,

@@ -111,7 +111,8 @@ pub struct Received {
     pub len: usize,
     /// Type of the record or records they came from; `None` before keys for receiving are set.
     pub content_type: Option<ContentType>,
-    /// They are the last of a control record. The ends of data records are not kept: data is a stream.
+    /// `MSG_EOR`: they are the last of their record. Of data records only with
+    /// [`set_record_ends`](TcpStream::set_record_ends).
     pub end_of_record: bool,
 }
 
@@ -229,6 +230,16 @@ impl TcpStream {
         self.act(SocketRequest::SetAdaptiveRecords(adaptive))
     }
 
+    /// Whether [`recv_record`](Self::recv_record) tells where data records end (`MSG_EOR`), for those that are opened from now
+    /// on. Linux always tells; here it costs a message a record, and most programs read a stream. Reads then bring the
+    /// bytes of one record at a time.
+    ///
+    /// # Errors
+    /// `ENOPROTOOPT` without the ULP.
+    pub fn set_record_ends(&self, on: bool) -> io::Result<()> {
+        self.act(SocketRequest::SetRecordEnds(on))
+    }
+
     /// `send(2)`: on a stream with keys, closes its record at the end unless `MORE` is set. Returns how many bytes were taken.
     ///
     /// # Errors
@@ -312,10 +323,13 @@ impl TcpStream {
                         end_of_record: whole,
                     });
                 }
-                Ok(Step::Data(len)) => {
+                Ok(Step::Data { len, ends_record }) => {
                     at += len;
                     if at == buf.len() || peek || !flags.contains(RecvFlags::WAITALL) {
-                        return Ok(data(at));
+                        return Ok(Received {
+                            end_of_record: ends_record,
+                            ..data(at)
+                        });
                     }
                 }
                 Ok(Step::Nothing | Step::End) => return Ok(data(at)),

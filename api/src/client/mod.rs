@@ -33,6 +33,7 @@ mod udp;
 pub use crate::protocol::Reason;
 pub use ktls::{Received, RecvFlags, SendFlags};
 pub use options::{ConnectOptions, ListenOptions};
+pub use sendfile::SENDFILE_QUOTA;
 pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;
 

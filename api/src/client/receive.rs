@@ -37,6 +37,8 @@ pub(super) struct Receive {
     expired: bool,
     /// Version of the keys for receiving, once set.
     keys: Option<ProtocolVersion>,
+    /// Bytes left of the data record that was announced last; `None` while data records are not announced.
+    data_left: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -55,8 +57,8 @@ struct Pending {
 /// What one attempt found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Application data, or plain bytes.
-    Data(usize),
+    /// Application data, or plain bytes; `ends_record` when they are known to be their record's last.
+    Data { len: usize, ends_record: bool },
     /// Bytes of a control record; `whole` when they are its last.
     Control {
         content_type: ContentType,
@@ -123,14 +125,19 @@ impl Receive {
                 return Err(Errno::KEYEXPIRED);
             }
             if buf.is_empty() {
-                return Ok(Step::Data(0));
+                return Ok(Step::Data {
+                    len: 0,
+                    ends_record: false,
+                });
             }
-            let flags = if peek {
-                RecvFlags::DONTWAIT | RecvFlags::PEEK
-            } else {
-                RecvFlags::DONTWAIT
-            };
-            let received = match scm::receive(fd, &mut [IoSliceMut::new(buf)], flags) {
+            if peek {
+                match self.look(fd, buf)? {
+                    Some(step) => return Ok(step),
+                    None => continue,
+                }
+            }
+            let received = match scm::receive(fd, &mut [IoSliceMut::new(buf)], RecvFlags::DONTWAIT)
+            {
                 Ok(received) => received,
                 Err(Errno::AGAIN) => return Ok(Step::Nothing),
                 Err(Errno::CONNRESET) => return Ok(Step::End),
@@ -141,31 +148,87 @@ impl Receive {
             }
             // A descriptor that this process had no room for still marks the mark.
             if received.fds.is_empty() && !received.fds_cut {
-                return Ok(Step::Data(received.len));
+                return Ok(self.data(received.len, false));
             }
             let in_hand = bytes_in_hand(buf[received.len - 1]);
             let Some(data) = received.len.checked_sub(in_hand) else {
                 return Err(self.stop(Errno::PROTO));
             };
-            if peek && data > 0 {
-                return Ok(Step::Data(data));
-            }
             let mut mark = [0; MARK_LEN];
-            let known = if peek { 0 } else { in_hand };
-            mark[..known].copy_from_slice(&buf[data..data + known]);
+            mark[..in_hand].copy_from_slice(&buf[data..received.len]);
             buf[data..received.len].fill(0);
-            if let Err(errno) = take_rest(fd, &mut mark[known..]) {
-                return Err(self.stop(errno));
-            }
-            self.apply(&mark);
+            // The mark may announce the next record: first the bytes in front of it.
+            let step = self.data(data, false);
+            self.take_mark(fd, mark, in_hand)?;
             if data > 0 {
-                return Ok(Step::Data(data));
+                return Ok(step);
             }
+        }
+    }
+
+    /// Looks at what is next without taking it; a mark at the very front is taken, and `None` says so.
+    ///
+    /// Linux hands a peek that ends just in front of a message with descriptors those descriptors as well (seen). So room
+    /// for a whole mark is added: only where all of it is used may the mark lie, in part or whole, behind what was asked for.
+    fn look(&mut self, fd: BorrowedFd<'_>, buf: &mut [u8]) -> Result<Option<Step>, Errno> {
+        let mut room = vec![0; buf.len() + MARK_LEN];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        let received = match scm::receive(fd, &mut [IoSliceMut::new(&mut room)], flags) {
+            Ok(received) => received,
+            Err(Errno::AGAIN) => return Ok(Some(Step::Nothing)),
+            Err(Errno::CONNRESET) => return Ok(Some(Step::End)),
+            Err(errno) => return Err(errno),
+        };
+        if received.len == 0 {
+            return Ok(Some(Step::End));
+        }
+        let marked = !received.fds.is_empty() || received.fds_cut;
+        let data = if marked && received.len < room.len() {
+            received.len.checked_sub(MARK_LEN)
+        } else {
+            Some(received.len.min(buf.len()))
+        };
+        match data {
+            None => Err(self.stop(Errno::PROTO)),
+            Some(0) => self.take_mark(fd, [0; MARK_LEN], 0).map(|()| None),
+            Some(data) => {
+                buf[..data].copy_from_slice(&room[..data]);
+                Ok(Some(self.data(data, true)))
+            }
+        }
+    }
+
+    /// Takes what is missing of a mark off the socket, and acts on it.
+    fn take_mark(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        mut mark: [u8; MARK_LEN],
+        in_hand: usize,
+    ) -> Result<(), Errno> {
+        take_rest(fd, &mut mark[in_hand..]).map_err(|errno| self.stop(errno))?;
+        self.apply(&mark);
+        Ok(())
+    }
+
+    /// Data was read, or looked at.
+    fn data(&mut self, len: usize, peek: bool) -> Step {
+        let left = self.data_left.map(|left| left.saturating_sub(len));
+        if !peek {
+            self.data_left = left;
+        }
+        Step::Data {
+            len,
+            ends_record: left == Some(0),
         }
     }
 
     fn apply(&mut self, mark: &[u8; MARK_LEN]) {
         match Mark::decode(mark) {
+            Ok(Mark::Control { content_type, len })
+                if content_type == ContentType::APPLICATION_DATA.0 && len <= MAX_CONTROL =>
+            {
+                self.data_left = Some(len as usize);
+            }
             Ok(Mark::Control { content_type, len }) if len <= MAX_CONTROL => {
                 self.pending = Some(Pending {
                     content_type: ContentType(content_type),

@@ -5,7 +5,7 @@
 //! * blocking: the mark asks for an answer, which comes when the last byte is sealed, so the file may be changed afterwards;
 //! * non-blocking, below [`SMALL`]: the mark alone. It takes a message's room in the socket until its turn has come, so
 //!   that a few hundred of them make the socket unwritable;
-//! * non-blocking: at most [`QUOTA`] is taken, and filler behind the mark keeps the socket unwritable until it is done.
+//! * non-blocking: at most [`SENDFILE_QUOTA`] is taken, and filler behind the mark keeps the socket unwritable until it is done.
 
 use super::tcp::TcpStream;
 use super::{end, scm};
@@ -20,8 +20,8 @@ use uktls_stack::mark::{HOLD_FILLER, MAX_FILE_RANGE, Mark, SendfileResult};
 /// Non-blocking ranges below this need no filler: what a full socket of them asks of the stack is no more than one large one.
 const SMALL: u64 = 64 * 1024;
 
-/// What one non-blocking call takes at most.
-const QUOTA: u64 = 64 << 20;
+/// What one non-blocking [`TcpStream::sendfile`] takes at most, in bytes.
+pub const SENDFILE_QUOTA: u64 = 64 << 20;
 
 impl TcpStream {
     /// `sendfile(2)`: sends up to `count` bytes of `file`, from `offset` (which is moved on) or, without one, from the file's own
@@ -61,7 +61,7 @@ impl TcpStream {
         let sent = match self.is_nonblocking()? {
             false => self.send_awaited_file(file, from, len)?,
             true if len < SMALL => self.send_small_file(file, from, len)?,
-            true => self.send_held_file(file, from, len.min(QUOTA))?,
+            true => self.send_held_file(file, from, len.min(SENDFILE_QUOTA))?,
         };
         match offset {
             Some(offset) => *offset = from + sent,

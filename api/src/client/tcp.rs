@@ -369,7 +369,7 @@ impl TcpStream {
 
     fn read_data(&self, buf: &mut [u8], peek: bool) -> io::Result<usize> {
         match self.reading(buf, false, peek, false)? {
-            Step::Data(len) => Ok(len),
+            Step::Data { len, .. } => Ok(len),
             Step::Control { .. } | Step::Nothing | Step::End => Ok(0),
         }
     }

@@ -132,6 +132,7 @@ fn operation(act: SocketRequest) -> Result<stack::SocketOp, Errno> {
         SocketRequest::SetAdaptiveRecords(adaptive) => {
             stack::SocketOp::SetAdaptiveRecords(adaptive)
         }
+        SocketRequest::SetRecordEnds(on) => stack::SocketOp::SetRecordEnds(on),
         SocketRequest::Info => stack::SocketOp::Info,
         SocketRequest::Abort => stack::SocketOp::Abort,
         SocketRequest::Datagram(act) => datagram_operation(act)?,

@@ -665,6 +665,7 @@ impl MockStack {
             }
             SocketRequest::SetNoDelay(_)
             | SocketRequest::SetKeepAlive(_)
+            | SocketRequest::SetRecordEnds(_)
             | SocketRequest::SetAdaptiveRecords(_) => Ok(Reply::Done),
             SocketRequest::Datagram(_) => Err(Errno::OPNOTSUPP),
             _ if !state.ulp => Err(Errno::NOPROTOOPT),

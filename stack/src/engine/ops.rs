@@ -152,6 +152,11 @@ impl<H: Host> Engine<H> {
                 socket.connection.set_keepalive(idle.map(keep_alive), now);
                 SocketReply::Done
             }
+            SocketOp::SetRecordEnds(on) => {
+                need_ulp(socket.ulp)?;
+                socket.intake.announce_data(on);
+                SocketReply::Done
+            }
             SocketOp::SetAdaptiveRecords(on) => {
                 socket.options.adaptive_records = on;
                 if !on {

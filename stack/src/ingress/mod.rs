@@ -72,6 +72,8 @@ pub struct Intake {
     failed: Option<Error>,
     /// A KeyUpdate was delivered: nothing is opened before new keys are there.
     awaiting_keys: bool,
+    /// Data records are announced like the others, so that the client knows where they end.
+    announces: bool,
     close_notify: bool,
     gone: bool,
     records: u64,
@@ -129,6 +131,11 @@ impl Intake {
 
     fn can_open(&self) -> bool {
         !self.frozen && self.failed.is_none() && !self.awaiting_keys
+    }
+
+    /// Whether data records are announced from now on.
+    pub fn announce_data(&mut self, on: bool) {
+        self.announces = on;
     }
 
     /// `TLS_RX` is about to be set: from now on nothing is written to the client.
@@ -314,6 +321,9 @@ impl Intake {
                     if record.is_empty() {
                         self.free_credit += credit;
                     } else {
+                        if self.announces {
+                            self.announce(opened.content_type, record.len(), 0);
+                        }
                         self.push_plain(credit, record);
                     }
                     return;
@@ -328,11 +338,8 @@ impl Intake {
                 {
                     self.awaiting_keys = true;
                 }
-                let mark = Mark::Control {
-                    content_type: opened.content_type.0,
-                    len: record.len() as u32,
-                };
-                self.push_mark(mark, if record.is_empty() { credit } else { 0 });
+                let own_credit = if record.is_empty() { credit } else { 0 };
+                self.announce(opened.content_type, record.len(), own_credit);
                 if !record.is_empty() {
                     self.push_plain(credit, record);
                 }
@@ -348,6 +355,15 @@ impl Intake {
             0,
         );
         self.failed = Some(error);
+    }
+
+    /// Tells the client of the record whose bytes follow.
+    fn announce(&mut self, content_type: ContentType, len: usize, credit: usize) {
+        let mark = Mark::Control {
+            content_type: content_type.0,
+            len: len as u32,
+        };
+        self.push_mark(mark, credit);
     }
 
     fn push_plain(&mut self, credit: usize, bytes: BytesMut) {

@@ -142,7 +142,7 @@ impl Connection {
     /// The segment that carries `range`, sent before.
     fn repeat(&mut self, now: Instant, range: Range<u64>) -> Transmit {
         let tsval = self.timestamps.map(|ts| timestamp(ts.offset, now));
-        self.send.count_sent(range.end - range.start, Some(tsval));
+        self.send.count_sent(&range, Some(tsval));
         self.send.pace(now, range.end - range.start);
         self.send.last_sent = now;
         let transmit = self.carry(now, range, true);
@@ -180,7 +180,7 @@ impl Connection {
         self.send.sent_new(&range, fin, now);
         self.send.pace(now, range.end - range.start);
         self.interactive(now);
-        self.send.count_sent(range.end - range.start, None);
+        self.send.count_sent(&range, None);
         self.stalled_since.get_or_insert(now);
         self.owed.window_probe = false;
         if core::mem::take(&mut self.owed.tail_probe) {

@@ -47,10 +47,11 @@ struct Undo {
     saved: Saved,
     /// SND.UNA when it began.
     from: u64,
-    /// TSval of the first retransmission, once it is out. An acknowledgement that echoes an older one was caused by the
-    /// original.
+    /// TSval of the first retransmission of what lay at SND.UNA, once it is out. An acknowledgement that echoes an older one was
+    /// caused by the original.
     first_again: Option<u32>,
-    /// The echo has spoken: the loss was real.
+    /// The echo has spoken: the loss was real. Or it cannot speak, as what lies at SND.UNA was sent again before, in an
+    /// earlier recovery: then an older echo may be that retransmission's.
     judged: bool,
     /// Bytes sent again, and bytes that the peer reported to have got twice.
     repeated: u64,
@@ -182,7 +183,9 @@ impl Send {
             None
         };
         let was_open = self.recovery.phase == Phase::Open;
-        if was_open && self.board.lost() > 0 {
+        self.leave_if_over();
+        // What was sent since the last signal and is lost is a new one, even where this acknowledgement ends its recovery.
+        if self.recovery.phase == Phase::Open && self.board.lost() > 0 {
             // RFC 4821 §7.6: a lost probe alone is no sign of congestion.
             if self.only_a_probe_is_lost() {
                 self.recovery.force = true;
@@ -195,17 +198,10 @@ impl Send {
             self.recovery.repairs = false;
             self.recovery.force = false;
             self.recovery.undo = None;
+            self.leave_if_over();
         }
-        match self.recovery.phase {
-            // All that was in flight at the signal is acknowledged, or was before it came.
-            Phase::Recovery { .. } | Phase::Loss if self.una >= self.recovery.recover => {
-                if self.recovery.phase != Phase::Loss {
-                    self.congestion.cwnd = self.congestion.ssthresh;
-                }
-                self.leave();
-            }
-            Phase::Recovery { .. } => self.reduce(delivered),
-            Phase::Loss | Phase::Open => {}
+        if matches!(self.recovery.phase, Phase::Recovery { .. }) {
+            self.reduce(delivered);
         }
         look_again
     }
@@ -336,7 +332,7 @@ impl Send {
             saved: self.congestion.save(),
             from: self.una,
             first_again: None,
-            judged: false,
+            judged: self.board.head_sent_again(),
             repeated: 0,
             reported: 0,
         });
@@ -345,8 +341,14 @@ impl Send {
         self.cwr = true;
     }
 
-    /// Everything that was in flight when recovery began is acknowledged.
-    fn leave(&mut self) {
+    /// Ends recovery when everything that was in flight as it began is acknowledged.
+    fn leave_if_over(&mut self) {
+        if self.recovery.phase == Phase::Open || self.una < self.recovery.recover {
+            return;
+        }
+        if self.recovery.phase != Phase::Loss {
+            self.congestion.cwnd = self.congestion.ssthresh;
+        }
         let recovery = &mut self.recovery;
         recovery.phase = Phase::Open;
         recovery.duplicates = 0;
@@ -381,14 +383,17 @@ impl Send {
     }
 
     /// Bytes went out; `again` is the segment's TSval, if it has one, when they were lost ones.
-    pub(super) fn count_sent(&mut self, bytes: u64, again: Option<Option<u32>>) {
+    pub(super) fn count_sent(&mut self, range: &Range<u64>, again: Option<Option<u32>>) {
+        let bytes = range.end - range.start;
         if let Phase::Recovery { out, .. } = &mut self.recovery.phase {
             *out += bytes;
         }
         if let (Some(tsval), Some(undo)) = (again, &mut self.recovery.undo)
             && self.recovery.phase != Phase::Open
         {
-            undo.first_again = undo.first_again.or(tsval);
+            if range.start == undo.from {
+                undo.first_again = undo.first_again.or(tsval);
+            }
             undo.repeated += bytes;
         }
     }

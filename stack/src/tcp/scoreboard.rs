@@ -179,6 +179,11 @@ impl Scoreboard {
         });
     }
 
+    /// Whether the first unacknowledged byte was sent more than once.
+    pub(super) fn head_sent_again(&self) -> bool {
+        self.sent.front().is_some_and(|sent| sent.again)
+    }
+
     /// When the first unacknowledged byte was sent last.
     pub(super) fn oldest_at(&self) -> Option<Instant> {
         self.sent.front().map(|sent| sent.at)

@@ -181,6 +181,10 @@ impl Send {
             return None;
         }
         let window = self.congestion.cwnd.max(self.in_flight());
+        // An initial window may go at once from anywhere, so it may from here.
+        if window <= self.congestion.initial_window() {
+            return None;
+        }
         let doubling = self.congestion.cwnd < self.congestion.ssthresh / 2;
         Rate::new(window, doubling, self.rtt.srtt()?, self.rtt.min_rtt()?)
     }

@@ -34,6 +34,30 @@ fn a_real_loss_is_not_undone() {
 }
 
 #[test]
+fn the_echo_of_an_earlier_recovery_undoes_nothing() {
+    open_stamped(
+        "20 write 10000
+         20 > . 1:10001/1000 ack 1
+         30 < . 1 ack 1 win 30000 <ts 1030 20,sack 1001:4001>
+         30 > . 1:1001 ack 1
+         31 write 6000
+         31 < . 1 ack 1 win 30000 <ts 1031 20,sack 1001:10001>
+         31 > . 10001:16001/1000 ack 1
+         // The repetition is lost, and of what recovery let out the first: both are sent again in this recovery.
+         41 < . 1 ack 1 win 30000 <ts 1041 20,sack 11001:14001 1001:10001>
+         41 > . 1:1001 ack 1
+         41 > . 10001:11001 ack 1
+         // That brings the first recovery to its end, and shows a loss that begins a second one.
+         51 < . 1 ack 10001 win 30000 <ts 1051 41,sack 11001:14001>
+         51 > . 14001:15001 ack 1
+         51 > . 15001:16001 ack 1
+         // What moves SND.UNA first is what was sent again in the first.
+         52 < . 1 ack 14001 win 30000 <ts 1052 41>
+         52 undone 0",
+    );
+}
+
+#[test]
 fn duplicates_of_all_that_was_repeated_undo_without_timestamps() {
     open_sack(
         "20 write 10000

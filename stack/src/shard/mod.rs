@@ -5,6 +5,7 @@
 //! | `mod` | the loop: what woke us, when to wake next |
 //! | `ends` | clients' ends: Unix sockets |
 //! | `helpers` | threads for what may wait for a disk |
+//! | `rooms` | memory that packets are received to |
 //!
 //! What happens to packets and sockets is the [engine](crate::engine)'s; the shard waits, reads, and tells it.
 //!
@@ -18,6 +19,7 @@
 
 mod ends;
 mod helpers;
+mod rooms;
 
 pub(crate) use ends::{DatagramsEnd, SharedListener};
 pub(crate) use helpers::Helpers;
@@ -26,7 +28,7 @@ use crate::budget::Budget;
 use crate::client_fd::ClientFd;
 use crate::clock::Instant;
 use crate::counters::Counters;
-use crate::device::{Device, MAX_PACKET, Offload};
+use crate::device::{Device, Offload};
 use crate::emit::job::Helped;
 use crate::engine::{Engine, FlowHash, Settings, UdpSocket, UdpTurn};
 use crate::handle::{ClientEnd, ConnectRequest, Reply, SocketId, SocketOp, SocketReply};
@@ -39,6 +41,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use ends::ShardHost;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rooms::Rooms;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
@@ -52,10 +55,6 @@ const PACKETS_PER_ROUND: usize = 64;
 const REQUESTS_PER_ROUND: usize = 64;
 /// Room for requests and forwarded packets in a shard's channel.
 pub(crate) const CHANNEL: usize = 4096;
-/// The device buffer's size: many small packets, or a few super-segments, a piece.
-const RECEIVE_CHUNK: usize = 4 * ROOM_FOR_ONE;
-/// Least room that a packet is received to: the longest one, and what a device puts in front of it.
-const ROOM_FOR_ONE: usize = MAX_PACKET + 64;
 /// A packet shorter than this is copied out, so that it does not pin the device buffer.
 const COPY_BELOW: usize = 2048;
 
@@ -129,7 +128,7 @@ pub(crate) struct Shard {
     timer: OwnedFd,
     timer_set: Option<Instant>,
     device_ready: bool,
-    receive_room: BytesMut,
+    rooms: Rooms,
     now: Instant,
     engine: Engine<ShardHost>,
     counters: Arc<Counters>,
@@ -204,7 +203,7 @@ impl Shard {
             timer,
             timer_set: None,
             device_ready: true,
-            receive_room: BytesMut::new(),
+            rooms: Rooms::default(),
             now: Instant::ZERO,
             engine: Engine::new(settings, host),
             counters: common.counters,
@@ -386,16 +385,7 @@ impl Shard {
             if !self.device_ready {
                 return;
             }
-            if self.receive_room.capacity() < ROOM_FOR_ONE {
-                // Room whose packets are all gone is taken again.
-                self.receive_room.reserve(RECEIVE_CHUNK);
-            }
-            match self
-                .engine
-                .host
-                .device
-                .receive_split(&mut self.receive_room)
-            {
+            match self.engine.host.device.receive_split(self.rooms.next()) {
                 Ok((packet, offload)) => {
                     self.counters.packets_in.add(1);
                     let packet = if packet.len() < COPY_BELOW {

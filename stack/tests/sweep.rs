@@ -141,6 +141,8 @@ struct Transfer {
     v6: bool,
     /// One of its hosts crashes.
     orphaned: bool,
+    /// Somebody on the way changes bits so that checksums still hold.
+    forged: bool,
 }
 
 /// Bytes that only this transfer's direction has.
@@ -213,6 +215,10 @@ async fn end(stream: TcpStream, seed: u64, plan: Transfer, is_client: bool) -> i
         })
     };
     let read = read_all(&stream, &plan, &noise(seed, plan.number, theirs, expect)).await;
+    if read.is_err() {
+        // As a program does that was sent a bad record: the writer must not wait for a peer that does the same.
+        stream.abort();
+    }
     let written = writer.await.map_err(io::Error::other)?;
     read.and(written)?;
     match stream.reason() {
@@ -356,9 +362,12 @@ fn trouble(net: &Net, choices: &mut Choices, hosts: &[Host], links: &[Link]) -> 
     })
 }
 
-/// Whether an end of a transfer that a crash touched may end so.
-fn justified(error: &io::Error) -> bool {
-    matches!(
+/// Whether an end of a transfer may end so: a forged record is refused by name, and that end, or the other one, then sees the
+/// connection go; a crash takes connections with it.
+fn justified(plan: &Transfer, error: &io::Error) -> bool {
+    // EBADMSG, EMSGSIZE and EINVAL are what a record that is none may be called (linux-ktls).
+    let refused = matches!(error.raw_os_error(), Some(74 | 90 | 22));
+    let gone = matches!(
         error.kind(),
         io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionRefused
@@ -367,7 +376,8 @@ fn justified(error: &io::Error) -> bool {
             | io::ErrorKind::TimedOut
             | io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkDown
-    )
+    );
+    (plan.forged && (refused || gone)) || (plan.orphaned && gone)
 }
 
 fn world(net: &Net, done: &Rc<Cell<[u64; 2]>>) {
@@ -387,6 +397,12 @@ fn world(net: &Net, done: &Rc<Cell<[u64; 2]>>) {
             (config.tcp.ecn, config.tcp.sack, config.tcp.timestamps) = (ecn, sack, timestamps);
         });
     }
+    // Only records can tell a forged bit, so everything is sealed then.
+    let forged = choices.one_in(6);
+    if forged {
+        let chance = Chance::ppm(choices.below(3_000) as u32);
+        links[0].turn_both(|knobs| knobs.forge = Dice::of(chance));
+    }
     let victim = trouble(net, &mut choices, &hosts, &links);
     let judge = net.host("judge", "192.0.2.2");
     for number in 0..1 + choices.below(5) as u16 {
@@ -404,7 +420,7 @@ fn world(net: &Net, done: &Rc<Cell<[u64; 2]>>) {
         };
         let plan = Transfer {
             number,
-            protection: if choices.one_in(3) {
+            protection: if choices.one_in(3) && !forged {
                 Protection::Plain
             } else {
                 Protection::Tls(version, suite)
@@ -422,6 +438,7 @@ fn world(net: &Net, done: &Rc<Cell<[u64; 2]>>) {
             start: choices.micros(3_000_000),
             v6,
             orphaned: victim.is_some_and(|victim| victim == from || victim == to),
+            forged,
         };
         transfer(seed, &hosts[from], &hosts[to], &judge, plan, done.clone());
     }
@@ -474,7 +491,7 @@ fn transfer(
             let mut counts = done.get();
             match outcome {
                 Ok(Ok(())) => counts[0] += 1,
-                Ok(Err(error)) if plan.orphaned && justified(&error) => counts[1] += 1,
+                Ok(Err(error)) if justified(&plan, &error) => counts[1] += 1,
                 Err(sim::Crashed) if plan.orphaned => counts[1] += 1,
                 other => panic!(
                     "transfer {} between {sides}: the {side} ended with {other:?} at {}; {plan:?}",

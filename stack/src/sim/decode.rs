@@ -13,6 +13,8 @@ use crate::tcp::{FlowKey, Segment, SeqNumber};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use uktls_record::dtls::UnifiedHeader;
+use uktls_record::suite::TAG_LEN;
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
@@ -399,6 +401,19 @@ fn udp(f: &mut fmt::Formatter<'_>, view: &View<'_>) -> fmt::Result {
         lead = ",";
         rest = rest.get(DTLS_HEADER + length..).unwrap_or_default();
     }
+    // DTLS 1.3 hides numbers and types. One byte says little, so its records must fill the datagram for it to be believed.
+    let mut sealed = &view.transport[8..];
+    let mut records = Vec::new();
+    while let Ok(header) = UnifiedHeader::parse(sealed)
+        && header.length >= TAG_LEN
+    {
+        records.push((header.epoch_bits, header.length));
+        sealed = &sealed[header.header_len + header.length..];
+    }
+    for (i, (epoch, length)) in records.iter().enumerate().filter(|_| sealed.is_empty()) {
+        let lead = if i == 0 { " | DTLS 1.3" } else { "," };
+        write!(f, "{lead} epoch …{epoch:02b} {length}")?;
+    }
     Ok(())
 }
 
@@ -535,6 +550,23 @@ mod tests {
             line(&packet, Context::default()),
             "0.001500000 client→server UDP 5000→4433 len 32 | DTLS data epoch 1 #5 3, data epoch 1 #5 3"
         );
+    }
+
+    #[test]
+    fn datagrams_show_what_can_be_seen_of_dtls_1_3() {
+        let record = [&[0b0010_1111, 7, 7, 0, 20][..], &[9; 20]].concat();
+        let packet = udp("10.0.0.1:5000", "10.0.0.2:4433", &record.repeat(2));
+        let shown = line(&packet, Context::default());
+        assert!(
+            shown.ends_with("len 50 | DTLS 1.3 epoch …11 20, epoch …11 20"),
+            "{shown}"
+        );
+        let text = udp(
+            "10.0.0.1:5000",
+            "10.0.0.2:53",
+            b"/ no record, though its first byte could begin one",
+        );
+        assert!(!line(&text, Context::default()).contains("DTLS"));
     }
 
     #[test]

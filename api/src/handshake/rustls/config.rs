@@ -190,12 +190,21 @@ pub fn client_config(
     let provider = provider(choice);
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&versions(choice))?;
+    let verified = |believed| {
+        builder
+            .clone()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier {
+                believed,
+                provider: provider.clone(),
+            }))
+    };
     let builder = match trust {
         Trust::WebRoots => {
             let roots = RootCertStore {
                 roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
             };
-            builder.with_root_certificates(roots)
+            builder.clone().with_root_certificates(roots)
         }
         Trust::File(path) => {
             let certificates = certificates(path, "certificate")?;
@@ -205,19 +214,16 @@ pub fn client_config(
                     .add(certificate.clone())
                     .map_err(|error| pem_error("usable certificate", path, error))?;
             }
-            let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-                .build()
-                .map_err(|error| pem_error("usable certificate", path, error))?;
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(FromFile {
-                    certificates,
-                    chains,
-                }))
+            let chains =
+                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                    .build()
+                    .map_err(|error| pem_error("usable certificate", path, error))?;
+            verified(Believed::File {
+                certificates,
+                chains,
+            })
         }
-        Trust::Anybody => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate { provider })),
+        Trust::Anybody => verified(Believed::Any),
     };
     let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -307,18 +313,30 @@ fn certificates(
     }
 }
 
-/// Believes the certificates of a file, and chains that end in them.
-///
-/// webpki refuses a server's certificate that is marked as an authority's, which is what `openssl req -x509` makes by
-/// default. One that the user named itself is believed all the same, if it is for the right name; its dates are the
-/// user's business then.
+/// Whom a client believes that goes by other rules than webpki's alone. Signatures are always checked, so that a broken
+/// peer shows.
 #[derive(Debug)]
-struct FromFile {
-    certificates: Vec<CertificateDer<'static>>,
-    chains: Arc<WebPkiServerVerifier>,
+struct Verifier {
+    believed: Believed,
+    provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for FromFile {
+#[derive(Debug)]
+enum Believed {
+    /// Every certificate.
+    Any,
+    /// The certificates of a file, and chains that end in them.
+    ///
+    /// webpki refuses a server's certificate that is marked as an authority's, which is what `openssl req -x509` makes by
+    /// default. One that the user named itself is believed all the same, if it is for the right name; its dates are the
+    /// user's business then.
+    File {
+        certificates: Vec<CertificateDer<'static>>,
+        chains: Arc<WebPkiServerVerifier>,
+    },
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -327,59 +345,16 @@ impl ServerCertVerifier for FromFile {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if self
-            .certificates
-            .iter()
-            .any(|certificate| certificate == end_entity)
-        {
-            verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
-            return Ok(ServerCertVerified::assertion());
+        match &self.believed {
+            Believed::Any => Ok(ServerCertVerified::assertion()),
+            Believed::File { certificates, .. } if certificates.iter().any(|c| c == end_entity) => {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            Believed::File { chains, .. } => {
+                chains.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+            }
         }
-        self.chains
-            .verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chains
-            .verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chains
-            .verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chains.supported_verify_schemes()
-    }
-}
-
-/// Believes every certificate. Signatures are still checked, so that a broken peer shows.
-#[derive(Debug)]
-struct AnyCertificate {
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -289,28 +289,11 @@ impl Outgoing {
         Ok(())
     }
 
-    /// A helper finished its work on `file`. Work on a file that is done with meanwhile is thrown away.
+    /// A helper finished its work on `file`.
     pub(crate) fn helped(&mut self, file: &Arc<ClientFd>, helped: Helped) {
-        let Some(range) = &mut self.file else {
-            return;
-        };
-        if !Arc::ptr_eq(&range.file, file) {
-            return;
+        if let Some(range) = &mut self.file {
+            range.helped(file, helped);
         }
-        match helped {
-            Helped::Window(window) => {
-                range.prefetching = false;
-                range.next_window = Some(window);
-            }
-            Helped::Warm => {}
-            Helped::Bytes(bytes) => range.buffer = Some((bytes, 0)),
-            Helped::Failed(JobKind::Map, _) => {
-                range.prefetching = false;
-                range.fall_back();
-            }
-            Helped::Failed(_, errno) => range.failed = Some(errno),
-        }
-        range.waiting = false;
     }
 
     /// How a file's records are laid out: plaintext of each, and the whole record.
@@ -354,18 +337,6 @@ impl Outgoing {
             range.finish(errno);
         }
         (Run::default(), Then::More)
-    }
-
-    /// Leaves work for a helper.
-    fn ask(&mut self, kind: JobKind, offset: u64, len: u64) {
-        if let Some(range) = &self.file {
-            self.job = Some(Job {
-                file: range.file.clone(),
-                offset,
-                len,
-                kind,
-            });
-        }
     }
 
     /// Seals from a mapped window into the buffer.
@@ -446,14 +417,13 @@ impl Outgoing {
             left -= take;
         }
         let read = range.read_cached(&mut slots);
-        let (offset, ahead) = (range.offset, range.left.min(READ_AHEAD));
         match read {
             Ok(0) => self.file_ends(0),
             // Whole records only, unless it is the end: a record is not cut where the page cache is.
-            Ok(n) if n < wanted && n < payload => self.warm(offset, ahead),
+            Ok(n) if n < wanted && n < payload => self.warm(),
             Ok(n) if n < wanted => self.seal_slots(buffer, payload, n - n % payload),
             Ok(n) => self.seal_slots(buffer, payload, n),
-            Err(Errno::AGAIN) => self.warm(offset, ahead),
+            Err(Errno::AGAIN) => self.warm(),
             Err(Errno::INTR) => (Run::default(), Then::More),
             Err(_) => {
                 range.fall_back();
@@ -463,7 +433,7 @@ impl Outgoing {
     }
 
     /// Lets a helper bring more into the page cache. Twice in vain at the same place, and the helper reads instead.
-    fn warm(&mut self, offset: u64, len: u64) -> (Run, Then) {
+    fn warm(&mut self) -> (Run, Then) {
         if let Some(range) = &mut self.file {
             if range.prefetching {
                 range.prefetching = false;
@@ -471,9 +441,8 @@ impl Outgoing {
                 return (Run::default(), Then::More);
             }
             range.prefetching = true;
-            range.waiting = true;
+            self.job = Some(range.wait_for(JobKind::Warm, READ_AHEAD));
         }
-        self.ask(JobKind::Warm, offset, len);
         (Run::default(), Then::Waiting)
     }
 
@@ -485,9 +454,7 @@ impl Outgoing {
         };
         let Some((bytes, used)) = &mut range.buffer else {
             let whole_records = (READ_AHEAD / payload as u64).max(1) * payload as u64;
-            let (offset, len) = (range.offset, range.left.min(whole_records));
-            range.waiting = true;
-            self.ask(JobKind::Read, offset, len);
+            self.job = Some(range.wait_for(JobKind::Read, whole_records));
             return (Run::default(), Then::Waiting);
         };
         let rest = &bytes[*used..];

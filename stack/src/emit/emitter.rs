@@ -215,28 +215,11 @@ impl Emitter {
         }
     }
 
-    /// A helper finished its work on `file` for this socket. Work on a file that is done with meanwhile is thrown away.
+    /// A helper finished its work on `file` for this socket.
     pub fn helped(&mut self, file: &Arc<ClientFd>, helped: Helped) {
-        let Item::File(range) = &mut self.item else {
-            return;
-        };
-        if !Arc::ptr_eq(&range.file, file) {
-            return;
+        if let Item::File(range) = &mut self.item {
+            range.helped(file, helped);
         }
-        match helped {
-            Helped::Window(window) => {
-                range.prefetching = false;
-                range.next_window = Some(window);
-            }
-            Helped::Warm => {}
-            Helped::Bytes(bytes) => range.buffer = Some((bytes, 0)),
-            Helped::Failed(JobKind::Map, _) => {
-                range.prefetching = false;
-                range.fall_back();
-            }
-            Helped::Failed(_, errno) => range.failed = Some(errno),
-        }
-        range.waiting = false;
     }
 
     /// The socket is going away: whoever waits for a result is told.
@@ -727,13 +710,7 @@ impl Emitter {
                 Ok(Step::Go)
             }
             Err(Errno::AGAIN) => {
-                self.job = Some(Job {
-                    file: range.file.clone(),
-                    offset: range.offset,
-                    len: range.left.min(READ_AHEAD),
-                    kind: JobKind::Warm,
-                });
-                range.waiting = true;
+                self.job = Some(range.wait_for(JobKind::Warm, READ_AHEAD));
                 Ok(Step::Stop(Filled::Waiting))
             }
             Err(Errno::INTR) => Ok(Step::Go),
@@ -755,13 +732,7 @@ impl Emitter {
             return Ok(Step::Go);
         };
         let Some((bytes, used)) = range.buffer.take() else {
-            self.job = Some(Job {
-                file: range.file.clone(),
-                offset: range.offset,
-                len: range.left.min(READ_AHEAD),
-                kind: JobKind::Read,
-            });
-            range.waiting = true;
+            self.job = Some(range.wait_for(JobKind::Read, READ_AHEAD));
             return Ok(Step::Stop(Filled::Waiting));
         };
         let mut rest = &bytes[used..];

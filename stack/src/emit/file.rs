@@ -14,7 +14,7 @@
 //! afterwards still shows the whole range ([`FileRange::still_whole`]); a fault in between is caught by
 //! [`sigbus`](super::sigbus).
 
-use super::job::{Job, JobKind};
+use super::job::{Helped, Job, JobKind};
 use crate::client_fd::ClientFd;
 use crate::mark::SendfileResult;
 use rustix::fs::FileType;
@@ -144,6 +144,38 @@ impl FileRange {
             len: whole_records.min(self.left - ahead),
             kind: JobKind::Map,
         }
+    }
+
+    /// Work on the next `len` bytes that nothing goes on without.
+    pub fn wait_for(&mut self, kind: JobKind, len: u64) -> Job {
+        self.waiting = true;
+        Job {
+            file: self.file.clone(),
+            offset: self.offset,
+            len: self.left.min(len),
+            kind,
+        }
+    }
+
+    /// A helper finished its work on `file`. Work on a file that is done with meanwhile is thrown away.
+    pub fn helped(&mut self, file: &Arc<ClientFd>, helped: Helped) {
+        if !Arc::ptr_eq(&self.file, file) {
+            return;
+        }
+        match helped {
+            Helped::Window(window) => {
+                self.prefetching = false;
+                self.next_window = Some(window);
+            }
+            Helped::Warm => {}
+            Helped::Bytes(bytes) => self.buffer = Some((bytes, 0)),
+            Helped::Failed(JobKind::Map, _) => {
+                self.prefetching = false;
+                self.fall_back();
+            }
+            Helped::Failed(_, errno) => self.failed = Some(errno),
+        }
+        self.waiting = false;
     }
 
     /// Goes to the next way of reading: the one in use does not work on this file.

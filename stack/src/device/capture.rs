@@ -336,6 +336,20 @@ impl<D, N> Tap<D, N> {
     }
 }
 
+impl<D, N: FnMut() -> u64> Tap<D, N> {
+    fn inbound(&mut self, packet: &[u8], offload: &Offload) {
+        let nanos = (self.now)();
+        self.capture.record(
+            self.interface,
+            nanos,
+            Direction::Inbound,
+            offload,
+            packet,
+            None,
+        );
+    }
+}
+
 impl<D: Device, N: FnMut() -> u64> Device for Tap<D, N> {
     fn capabilities(&self) -> Capabilities {
         self.device.capabilities()
@@ -369,29 +383,13 @@ impl<D: Device, N: FnMut() -> u64> Device for Tap<D, N> {
 
     fn receive(&mut self, packet: &mut [u8]) -> io::Result<(usize, Offload)> {
         let (length, offload) = self.device.receive(packet)?;
-        let nanos = (self.now)();
-        self.capture.record(
-            self.interface,
-            nanos,
-            Direction::Inbound,
-            &offload,
-            &packet[..length],
-            None,
-        );
+        self.inbound(&packet[..length], &offload);
         Ok((length, offload))
     }
 
     fn receive_split(&mut self, room: &mut BytesMut) -> io::Result<(BytesMut, Offload)> {
         let (packet, offload) = self.device.receive_split(room)?;
-        let nanos = (self.now)();
-        self.capture.record(
-            self.interface,
-            nanos,
-            Direction::Inbound,
-            &offload,
-            &packet,
-            None,
-        );
+        self.inbound(&packet, &offload);
         Ok((packet, offload))
     }
 

@@ -8,6 +8,8 @@
 use crossbeam_channel::{Sender, unbounded};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{MemfdFlags, fstat, memfd_create};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use std::sync::LazyLock;
 
 /// A descriptor that is closed where that may take its time.
@@ -18,6 +20,21 @@ impl From<OwnedFd> for ClientFd {
     fn from(fd: OwnedFd) -> ClientFd {
         ClientFd(Some(fd))
     }
+}
+
+/// A socket pair for a client's socket: the stack's end, the client's, and the client's cookie. Streams for connections, messages for
+/// listeners and datagrams.
+pub(crate) fn pair(kind: SocketType) -> Result<(ClientFd, OwnedFd, u64), Errno> {
+    let (ours, client) = socketpair(
+        AddressFamily::UNIX,
+        kind,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    // The client decides itself whether its end blocks.
+    rustix::io::ioctl_fionbio(&client, false)?;
+    let cookie = sockopt::socket_cookie(&client)?;
+    Ok((ours.into(), client, cookie))
 }
 
 impl AsFd for ClientFd {

@@ -1,7 +1,7 @@
 //! The running stack: one shard a device queue, and the front door ([`Handle`]) that spreads requests over them.
 
 use crate::budget::Budget;
-use crate::client_fd::ClientFd;
+use crate::client_fd::{self, ClientFd};
 use crate::counters::Counters;
 use crate::device::Device;
 use crate::engine::{FlowHash, Listening, UdpSocket};
@@ -15,7 +15,7 @@ use crate::socket_info::SocketInfo;
 use crate::tcp::{self, FlowKey, IsnGenerator};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::SocketType;
 use siphasher::sip::SipHasher13;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -183,19 +183,6 @@ struct Reserved {
     cookie: u64,
 }
 
-/// A datagram socket pair for listeners and UDP sockets: the stack's end, the client's, and the client's cookie.
-pub(crate) fn message_pair() -> Result<(ClientFd, OwnedFd, u64), Errno> {
-    let (ours, client) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
-    rustix::io::ioctl_fionbio(&client, false)?;
-    let cookie = sockopt::socket_cookie(&client)?;
-    Ok((ours.into(), client, cookie))
-}
-
 impl Handle {
     fn port(&self, shard: usize) -> &Port {
         &self.common.ports[shard % self.common.ports.len()]
@@ -255,7 +242,7 @@ impl Handle {
                 .owner(local.port(), self.common.ports.len()),
         };
         let id = self.other_id(shard);
-        let made = message_pair().and_then(|pair| {
+        let made = client_fd::pair(SocketType::SEQPACKET).and_then(|pair| {
             self.common.registry.add(pair.2, id, uid)?;
             Ok(pair)
         });

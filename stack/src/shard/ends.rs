@@ -7,7 +7,7 @@
 
 use super::{Helpers, LISTENER, Port, RECORDS, TCP, ToShard, UDP, token};
 use crate::address::{self, ACCEPTED_LEN, ADDRESS_LEN};
-use crate::client_fd::ClientFd;
+use crate::client_fd::{self, ClientFd};
 use crate::device::{Device, Offload};
 use crate::dtls::end::{self, FromClient, RecordEnd};
 use crate::emit::job::Job;
@@ -17,7 +17,6 @@ use crate::handle::SocketId;
 use crate::mark::MARK_LEN;
 use crate::registry::{Registry, Transport};
 use crate::socket_info::Reason;
-use crate::stack::message_pair;
 use crate::tcp::FlowKey;
 use bytes::BytesMut;
 use mio::Interest;
@@ -25,9 +24,8 @@ use mio::unix::SourceFd;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType,
-    recvmsg, sendmsg, sockopt,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketType, recvmsg, sendmsg,
 };
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
@@ -342,7 +340,7 @@ impl ShardHost {
 
     /// Makes both ends of an association on the UDP socket at `index`.
     pub(super) fn record_pair(&self, index: usize) -> Result<(RecordsEnd, OwnedFd), Errno> {
-        let (ours, client, _) = message_pair()?;
+        let (ours, client, _) = client_fd::pair(SocketType::SEQPACKET)?;
         self.register(&ours, RECORDS, index)?;
         Ok((RecordsEnd { fd: ours }, client))
     }
@@ -379,7 +377,7 @@ impl Host for ShardHost {
         _key: &FlowKey,
         connecting: bool,
     ) -> Result<(StreamEnd, StreamClient), Errno> {
-        let (ours, client, cookie) = stream_pair()?;
+        let (ours, client, cookie) = client_fd::pair(SocketType::STREAM)?;
         let filler = if connecting { fill(&client)? } else { 0 };
         self.registry.add(cookie, id, uid)?;
         if let Err(errno) = self.register(&ours, TCP, index) {
@@ -422,20 +420,6 @@ impl Host for ShardHost {
         self.helpers
             .submit(uid, socket, job, self.ports[self.index].clone());
     }
-}
-
-/// A stream socket pair for a TCP socket: ours, the client's, and the client's cookie.
-fn stream_pair() -> Result<(ClientFd, OwnedFd, u64), Errno> {
-    let (ours, client) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        None,
-    )?;
-    // The client decides itself whether its end blocks.
-    rustix::io::ioctl_fionbio(&client, false)?;
-    let cookie = sockopt::socket_cookie(&client)?;
-    Ok((ours.into(), client, cookie))
 }
 
 /// Fills a client's end, so that it polls as not writable until the connection stands. Gives the number of bytes.

@@ -33,6 +33,8 @@ pub(super) enum Waiting {
     Accept(SocketAddr),
     /// A datagram.
     Datagram(SocketAddr),
+    /// An IP packet, on a raw host.
+    Packet,
     /// A point in time.
     Sleep(Instant),
     /// Another task's end.
@@ -50,6 +52,7 @@ impl fmt::Display for Waiting {
             Waiting::Connect(remote) => write!(f, "a connection to {remote} to stand"),
             Waiting::Accept(local) => write!(f, "a connection on the listener {local}"),
             Waiting::Datagram(local) => write!(f, "a datagram on {local}"),
+            Waiting::Packet => write!(f, "a packet"),
             Waiting::Sleep(until) => write!(f, "the time {until}"),
             Waiting::Join(task) => write!(f, "task {task} to end"),
         }

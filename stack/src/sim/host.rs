@@ -458,6 +458,14 @@ impl Frame {
         }
     }
 
+    /// A packet that no stack of ours made: its checksums have to be looked at.
+    pub(super) fn foreign(bytes: &[u8]) -> Frame {
+        Frame {
+            touched: true,
+            ..Frame::complete(BytesMut::from(bytes))
+        }
+    }
+
     /// Somebody is about to change it, or to look at its checksum.
     pub(super) fn finish(&mut self) {
         if let Some(request) = self.partial.take() {

@@ -75,6 +75,7 @@
 //! | `run` | running: seeds, twice, shrinking; reports and failures |
 //! | `world` | one run: the event heap, and what moves when |
 //! | `host` | what a host's engine stands on; `route` what switches and routers do |
+//! | `raw` | hosts without a stack: for another TCP, middleboxes, floods |
 //! | `executor`, `time`, `tcp`, `udp` | what programs see |
 //! | [`random`] | one seeded stream per entity and purpose; chances in parts per million |
 //! | [`link`] | one direction of a link with netem's knobs: what becomes of a packet, and when it arrives |
@@ -102,6 +103,7 @@ mod net;
 mod packets;
 pub mod presets;
 pub mod random;
+mod raw;
 pub mod recording;
 pub mod records;
 mod route;
@@ -120,6 +122,7 @@ pub use executor::{Crashed, JoinHandle, spawn, spawn_background};
 pub use net::{
     Addresses, BothKnobs, Host, Link, Net, Node, Resolver, Router, Switch, ToAddress, Way,
 };
+pub use raw::RawHost;
 pub use run::{Failure, FailureKind, Report, Runs, run};
 pub use tcp::{Received, TcpListener, TcpStream};
 pub use time::{Elapsed, Sleep, now, sleep, sleep_until, timeout};

@@ -4,6 +4,7 @@ use super::executor::{JoinHandle, spawn_on};
 use super::fault::Fault;
 use super::link::{Knobs, LinkCounters};
 use super::presets::Preset;
+use super::raw::RawHost;
 use super::recording::Secrets;
 use super::route::Prefix;
 use super::run::{Failure, Report, Runs};
@@ -73,6 +74,18 @@ impl Net {
             world: self.world.clone(),
             node,
         }
+    }
+
+    /// A host with these addresses and without a stack: a program sends and receives its packets. For another stack as the
+    /// peer, a middlebox, a flood.
+    ///
+    /// # Panics
+    /// As [`host`](Self::host).
+    pub fn raw_host(&self, name: &str, addresses: impl Addresses) -> RawHost {
+        let inbox = Rc::default();
+        let role = Role::Raw(Rc::clone(&inbox));
+        let node = self.world.add_node(name, addresses.list(), role);
+        RawHost::new(self.world.clone(), node, inbox)
     }
 
     /// A switch: passes packets on to whichever link leads to their destination, and is not seen.

@@ -173,6 +173,78 @@ pub fn dsl() -> Preset {
     }
 }
 
+/// Every kind of fault that a transport must survive, each by its name and alone, and then all at once: on a link of 50 Mbit/s with a
+/// round trip of 10 ms, the same both ways.
+///
+/// No fault is so bad that a transfer takes long, so that a test may go through them all, in real time too.
+pub fn faults() -> Vec<(&'static str, Knobs)> {
+    let plain = Knobs {
+        rate: Rate::mbit(50),
+        delay: Duration::from_millis(5),
+        limit: 100,
+        ..Knobs::default()
+    };
+    let loss = Loss::random(Chance::percent(1));
+    let duplicate = Dice::of(Chance::percent(3));
+    let corrupt = Dice::of(Chance::percent(1));
+    let reorder = Reorder {
+        dice: Dice::of(Chance::percent(3)),
+        gap: 0,
+        ahead: Some(Duration::from_millis(2)),
+    };
+    let from = |change: &dyn Fn(&mut Knobs)| {
+        let mut knobs = plain.clone();
+        change(&mut knobs);
+        knobs
+    };
+    vec![
+        ("none", plain.clone()),
+        ("loss", from(&|knobs| knobs.loss = loss.clone())),
+        (
+            "burst loss",
+            from(&|knobs| {
+                knobs.loss = Loss::GilbertElliott {
+                    to_bad: Chance::per_mille(2),
+                    to_good: Chance::percent(25),
+                    good: Chance::NEVER,
+                    bad: Chance::percent(90),
+                };
+            }),
+        ),
+        ("reordering", from(&|knobs| knobs.reorder = reorder)),
+        ("duplication", from(&|knobs| knobs.duplicate = duplicate)),
+        ("corruption", from(&|knobs| knobs.corrupt = corrupt)),
+        ("truncation", from(&|knobs| knobs.truncate = corrupt)),
+        (
+            "jitter",
+            from(&|knobs| {
+                knobs.jitter = Duration::from_millis(3);
+                knobs.jitter_reorders = true;
+            }),
+        ),
+        (
+            "a long way",
+            from(&|knobs| knobs.delay = Duration::from_millis(60)),
+        ),
+        ("a short queue", from(&|knobs| knobs.limit = 12)),
+        ("MTU 576", from(&|knobs| knobs.mtu = 576)),
+        ("MTU 1280", from(&|knobs| knobs.mtu = 1280)),
+        ("MTU 9000", from(&|knobs| knobs.mtu = 9000)),
+        (
+            "all at once",
+            from(&|knobs| {
+                knobs.loss = loss.clone();
+                knobs.duplicate = duplicate;
+                knobs.corrupt = corrupt;
+                knobs.truncate = Dice::of(Chance::per_mille(3));
+                knobs.reorder = reorder;
+                knobs.jitter = Duration::from_millis(1);
+                knobs.mtu = 1400;
+            }),
+        ),
+    ]
+}
+
 /// The preset of this name: `wifi`, `4g`, `3g`, `leo`, `geo` or `dsl`.
 pub fn by_name(name: &str) -> Option<Preset> {
     Some(match name {

@@ -11,8 +11,9 @@ mod core;
 
 use super::executor::Executor;
 use super::host::{Frame, Place, SimHost, Touches};
-use super::invariant::Checker;
+use super::invariant::{Cause, Checker};
 use super::link::{Delivery, Direction, Knobs};
+use super::raw::Inbox;
 use super::recording::Secrets;
 use super::route::Prefix;
 use super::schedule::{Change, Knob, Schedule};
@@ -77,6 +78,8 @@ enum Event {
 enum Kind {
     /// `None` while it is down.
     Host(Option<Box<Engine<SimHost>>>),
+    /// A program of the test's is its stack.
+    Raw(Rc<RefCell<Inbox>>),
     /// Passes packets on and is not seen.
     Switch,
     /// Passes packets on, counts hops, and says why it does not.
@@ -210,8 +213,9 @@ impl World {
         }
         core.nodes.push(Node {
             name: name.to_owned(),
-            kind: match role {
+            kind: match &role {
                 Role::Host => Kind::Host(None),
+                Role::Raw(inbox) => Kind::Raw(inbox.clone()),
                 Role::Switch => Kind::Switch,
                 Role::Router => Kind::Router,
             },
@@ -231,7 +235,7 @@ impl World {
             dirty: false,
             programs: Vec::new(),
         });
-        if role == Role::Host {
+        if matches!(role, Role::Host) {
             core.start(self, number);
         }
         number
@@ -413,6 +417,18 @@ impl World {
         Some(result)
     }
 
+    /// The smallest MTU of a node's links.
+    pub(super) fn mtu(&self, node: usize) -> usize {
+        self.core.borrow().mtu_of(node)
+    }
+
+    /// A raw host puts a packet on its link.
+    pub(super) fn send_raw(&self, node: usize, packet: &[u8]) {
+        self.watch.sent(node, packet, Cause::First);
+        let frame = Frame::foreign(packet);
+        self.core.borrow_mut().send(self, self.now(), node, frame);
+    }
+
     pub(super) fn place(&self, node: usize) -> Place {
         Place {
             node,
@@ -438,7 +454,11 @@ impl World {
             it.armed = None;
             match &mut it.kind {
                 Kind::Host(engine) => engine.take(),
-                _ => None,
+                Kind::Raw(inbox) => {
+                    inbox.borrow_mut().clear();
+                    None
+                }
+                Kind::Switch | Kind::Router => None,
             }
         };
         if let Some(engine) = &engine {
@@ -593,9 +613,9 @@ impl World {
 }
 
 /// What a new node is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
     Host,
+    Raw(Rc<RefCell<Inbox>>),
     Switch,
     Router,
 }

@@ -15,6 +15,7 @@ use siphasher::sip::SipHasher13;
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 impl Core {
@@ -47,6 +48,9 @@ impl Core {
     pub(super) fn start(&mut self, world: &World, node: usize) {
         let mtu = self.mtu_of(node);
         let it = &mut self.nodes[node];
+        if !matches!(it.kind, Kind::Host(_)) {
+            return;
+        }
         let purpose = format!("secrets of life {}", it.incarnation);
         let mut stream = Stream::new(world.seed, &it.name, &purpose);
         let (mut flows, mut isn) = ([0; 16], [0; 16]);
@@ -77,7 +81,7 @@ impl Core {
     }
 
     /// The smallest MTU of a node's links.
-    fn mtu_of(&self, node: usize) -> usize {
+    pub(super) fn mtu_of(&self, node: usize) -> usize {
         self.nodes[node]
             .wires
             .iter()
@@ -155,7 +159,7 @@ impl Core {
     }
 
     /// A packet leaves a node.
-    fn send(&mut self, world: &World, now: Instant, node: usize, frame: Frame) {
+    pub(super) fn send(&mut self, world: &World, now: Instant, node: usize, frame: Frame) {
         let Some(dst) = route::destination(&frame.bytes) else {
             return;
         };
@@ -169,7 +173,7 @@ impl Core {
             .addresses
             .iter()
             .any(|(ours, _)| *ours == dst)
-            && matches!(self.nodes[node].kind, Kind::Host(_))
+            && matches!(self.nodes[node].kind, Kind::Host(_) | Kind::Raw(_))
         {
             // To itself: it is there at once, behind what happens now.
             let straggler = self.stragglers.insert((usize::MAX - node, frame));
@@ -241,7 +245,10 @@ impl Core {
     /// The wire that leads to `dst`: the longest static prefix, else the way with the fewest hops.
     fn next_wire(&mut self, node: usize, dst: IpAddr) -> Option<usize> {
         let it = &self.nodes[node];
-        if let ([wire], true) = (&it.wires[..], matches!(it.kind, Kind::Host(_))) {
+        if let ([wire], true) = (
+            &it.wires[..],
+            matches!(it.kind, Kind::Host(_) | Kind::Raw(_)),
+        ) {
             return Some(*wire);
         }
         if let Some(known) = it.table.get(&dst) {
@@ -268,7 +275,7 @@ impl Core {
             if at == target {
                 return first;
             }
-            if at != node && matches!(self.nodes[at].kind, Kind::Host(_)) {
+            if at != node && matches!(self.nodes[at].kind, Kind::Host(_) | Kind::Raw(_)) {
                 continue; // hosts do not pass packets on
             }
             for &wire in &self.nodes[at].wires {
@@ -338,6 +345,14 @@ impl Core {
                 self.mark_dirty(node);
             }
             Kind::Host(None) => world.watch.event(node, "host is down", &frame.bytes, 0),
+            Kind::Raw(inbox) => {
+                let inbox = Rc::clone(inbox);
+                world.watch.delivered(node, &frame.bytes);
+                frame.finish();
+                if let Err(packet) = inbox.borrow_mut().put(frame.bytes) {
+                    world.watch.event(node, "nobody receives", &packet, 0);
+                }
+            }
             Kind::Switch => self.send(world, now, node, frame),
             Kind::Router => {
                 let ours = route::destination(&frame.bytes)

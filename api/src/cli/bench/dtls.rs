@@ -2,9 +2,14 @@
 //!
 //! One payload a record, one record a datagram, to a kernel UDP socket that throws everything away: ours over the TUN, the
 //! peer's over loopback. The sink opens nothing, on either side, so that what is measured is sealing and sending. Time is the
-//! sender's; nothing paces UDP, so the report says how much of it arrived. CPU time is the sending thread's, ours with the
-//! daemon's added; the sink's thread is in neither.
+//! sender's; nothing paces UDP, so records that arrived are what counts, and the report says how many of those sent did. CPU
+//! time is the sending thread's, ours with the daemon's added; the sink's thread is in neither.
+//!
+//! What a [`sink`] sets on its socket matters, so all of it is done twice: with `UDP_GRO`, and (`…_plain_sink_…`) without.
 
+mod sink;
+
+use super::super::options::Switch;
 use super::super::supervise::Supervisor;
 use super::super::{Context, Failure};
 use super::cpu::CpuTime;
@@ -13,15 +18,12 @@ use super::stack::{Daemon, Wanted};
 use super::stats::median;
 use super::workload::Workload;
 use openssl::ssl::{Ssl, SslStream};
-use rustix::net::{RecvFlags, sockopt};
 use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, splice};
 use rustix::time::{ClockId, clock_gettime};
+use sink::Sink;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, UdpSocket as KernelSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use uktls::client::af_ktls::{
     AF_KTLS, DatagramFlags, KTLS_SET_MTU, KtlsAddress, KtlsSocket, KtlsType,
@@ -32,8 +34,6 @@ use uktls_record::dtls::{DtlsVersion, EpochKeys};
 
 const PEER: &str = "openssl-kernel-udp";
 const PORT: u16 = 4433;
-/// What the sink asks for as its receive buffer.
-const SINK_BUFFER: usize = 16 << 20;
 /// What a pipe holds.
 const PIPE: usize = 1 << 20;
 
@@ -52,6 +52,12 @@ pub(crate) struct Args {
     /// Rounds that count
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
+    /// Measure only these
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Way>,
+    /// Whether sinks set UDP_GRO; not given: first all of them do, then none
+    #[arg(long)]
+    sink_gro: Option<Switch>,
 }
 
 /// One pass of a sender.
@@ -60,75 +66,6 @@ struct Pass {
     records_per_second: f64,
     cpu_micros: f64,
     arrived: f64,
-}
-
-/// A kernel UDP socket that throws away what comes.
-struct Sink {
-    address: SocketAddr,
-    received: Arc<AtomicU64>,
-    ended: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Sink {
-    /// Drains this socket from now on.
-    fn start(socket: KernelSocket) -> Result<Sink, Failure> {
-        let failed = || "cannot set up the sink".into();
-        // Beyond what the system lets everybody have, where we may.
-        if sockopt::set_socket_recv_buffer_size_force(&socket, SINK_BUFFER).is_err() {
-            sockopt::set_socket_recv_buffer_size(&socket, SINK_BUFFER).context(failed)?;
-        }
-        socket
-            .set_read_timeout(Some(Duration::from_millis(50)))
-            .context(failed)?;
-        let address = socket.local_addr().context(failed)?;
-        let (received, ended) = (
-            Arc::new(AtomicU64::new(0)),
-            Arc::new(AtomicBool::new(false)),
-        );
-        let (count, end) = (received.clone(), ended.clone());
-        let thread = std::thread::spawn(move || {
-            let mut nothing = [0; 1];
-            while !end.load(Ordering::Relaxed) {
-                // MSG_TRUNC: the datagram goes, uncopied.
-                if rustix::net::recv(&socket, &mut nothing, RecvFlags::TRUNC).is_ok() {
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        });
-        Ok(Sink {
-            address,
-            received,
-            ended,
-            thread: Some(thread),
-        })
-    }
-
-    fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    /// How many have come once no more do.
-    fn settled(&self) -> u64 {
-        let mut before = self.received();
-        loop {
-            std::thread::sleep(Duration::from_millis(20));
-            let now = self.received();
-            if now == before {
-                return now;
-            }
-            before = now;
-        }
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 /// Seconds of processor time of this thread.
@@ -152,7 +89,7 @@ fn measure(
     let arrived = sink.settled() - received;
     let spent = own + CpuTime::of(&daemon)?.since(&cpu);
     Ok(Pass {
-        records_per_second: records as f64 / seconds,
+        records_per_second: arrived as f64 / seconds,
         cpu_micros: spent * 1e6 / records as f64,
         arrived: arrived as f64 / records as f64,
     })
@@ -271,7 +208,7 @@ impl Write for Kernel {
 
 /// The peer: an OpenSSL client that has shaken hands with an OpenSSL server over loopback, and the sink that the server's socket
 /// becomes afterwards.
-fn openssl(workload: &Workload) -> Result<(SslStream<Kernel>, Sink), Failure> {
+fn openssl(workload: &Workload, gro: bool) -> Result<(SslStream<Kernel>, Sink), Failure> {
     let failed = || "cannot set up OpenSSL over loopback".into();
     let socket = || KernelSocket::bind("127.0.0.1:0").context(failed);
     let (near, far) = (socket()?, socket()?);
@@ -302,7 +239,7 @@ fn openssl(workload: &Workload) -> Result<(SslStream<Kernel>, Sink), Failure> {
         .join()
         .map_err(|_| Failure::new("the accepting thread panicked"))?
         .context(failed)?;
-    Ok((client, Sink::start(drained)?))
+    Ok((client, Sink::start(drained, gro)?))
 }
 
 fn by_openssl(stream: &mut SslStream<Kernel>, records: u64, payload: u16) -> Result<u64, Failure> {
@@ -313,6 +250,46 @@ fn by_openssl(stream: &mut SslStream<Kernel>, records: u64, payload: u16) -> Res
             .context(|| "SSL_write failed".into())?;
     }
     Ok(records)
+}
+
+/// Who sends, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Way {
+    Sendfile,
+    Splice,
+    Send,
+    Openssl,
+}
+
+impl Way {
+    const ALL: [Way; 4] = [Way::Sendfile, Way::Splice, Way::Send, Way::Openssl];
+
+    fn name(self) -> &'static str {
+        match self {
+            Way::Sendfile => "sendfile",
+            Way::Splice => "splice",
+            Way::Send => "send",
+            Way::Openssl => "openssl",
+        }
+    }
+}
+
+/// What one way of sending to one kind of sink gave.
+struct Series {
+    way: Way,
+    gro: bool,
+    passes: Vec<Pass>,
+}
+
+impl Series {
+    fn name(&self) -> String {
+        let sink = if self.gro { "" } else { "_plain_sink" };
+        format!("{}{sink}", self.way.name())
+    }
+
+    fn middle(&self, figure: fn(&Pass) -> f64) -> f64 {
+        median(&self.passes.iter().map(figure).collect::<Vec<_>>()).unwrap_or_default()
+    }
 }
 
 /// Runs the benchmark. The caller has entered a namespace.
@@ -328,83 +305,106 @@ pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
         workload.folder(),
         &Wanted::new(77, usize::from(args.mtu)),
     )?;
-    let sink = KernelSocket::bind(daemon.host(PORT)).context(|| "cannot bind the sink".into())?;
-    let sink = Sink::start(sink)?;
     let payload = u64::from(args.payload);
     let records = args.file_size.div_ceil(payload);
     let pid = Some(daemon.child.pid());
 
-    let names = ["sendfile", "splice", "send", "openssl"];
-    let mut passes: [Vec<Pass>; 4] = Default::default();
+    let sinks: &[bool] = match args.sink_gro {
+        None => &[true, false],
+        Some(Switch::On) => &[true],
+        Some(Switch::Off) => &[false],
+    };
+    let ways = Way::ALL
+        .into_iter()
+        .filter(|way| args.only.is_empty() || args.only.contains(way));
+    let mut series: Vec<Series> = sinks
+        .iter()
+        .flat_map(|&gro| {
+            ways.clone().map(move |way| Series {
+                way,
+                gro,
+                passes: Vec::new(),
+            })
+        })
+        .collect();
     for round in 0..=args.rounds {
         match round {
             0 => say("warm-up"),
             _ => say(&format!("round {round} of {}", args.rounds)),
         }
-        // New keys each round: one key seals only so many records.
-        let ktls = ktls(&daemon, sink.address, args.payload)?;
-        let (mut peer, peers_sink) = openssl(&workload)?;
-        let round_passes = [
-            measure(&sink, pid, || {
-                by_sendfile(&ktls, &file, args.file_size, payload)
-            })?,
-            measure(&sink, pid, || by_splice(&ktls, &file, args.file_size))?,
-            measure(&sink, pid, || by_send(&ktls, records, args.payload))?,
-            measure(&peers_sink, None, || {
-                by_openssl(&mut peer, records, args.payload)
-            })?,
-        ];
-        for ((name, pass), all) in names.iter().zip(round_passes).zip(&mut passes) {
+        for series in &mut series {
+            let pass = if series.way == Way::Openssl {
+                let (mut peer, sink) = openssl(&workload, series.gro)?;
+                measure(&sink, None, || by_openssl(&mut peer, records, args.payload))?
+            } else {
+                let sink = KernelSocket::bind(daemon.host(PORT))
+                    .context(|| "cannot bind the sink".into())?;
+                let sink = Sink::start(sink, series.gro)?;
+                // New keys each time: one key seals only so many records.
+                let ktls = ktls(&daemon, sink.address, args.payload)?;
+                measure(&sink, pid, || match series.way {
+                    Way::Sendfile => by_sendfile(&ktls, &file, args.file_size, payload),
+                    Way::Splice => by_splice(&ktls, &file, args.file_size),
+                    _ => by_send(&ktls, records, args.payload),
+                })?
+            };
             say(&format!(
-                "  {name:10} {:9.0} records/s {:6.3} CPU-µs/record {:5.1} % arrived",
+                "  {:19} {:9.0} records/s {:6.3} CPU-µs/record {:5.1} % arrived",
+                series.name(),
                 pass.records_per_second,
                 pass.cpu_micros,
                 pass.arrived * 100.0
             ));
             if round > 0 {
-                all.push(pass);
+                series.passes.push(pass);
             }
         }
     }
-    Ok(report(args, &names, &passes))
+    Ok(report(args, &series))
 }
 
-fn report(args: &Args, names: &[&str; 4], passes: &[Vec<Pass>; 4]) -> Report {
-    let middle = |passes: &[Pass], figure: fn(&Pass) -> f64| {
-        median(&passes.iter().map(figure).collect::<Vec<_>>()).unwrap_or_default()
-    };
-    let [ours @ .., theirs] = passes;
+/// The name of a figure behind its way of sending, its unit, and where it is found.
+type Figure = (&'static str, &'static str, fn(&Pass) -> f64);
+
+/// What is printed of a pass, but for how much arrived.
+const FIGURES: [Figure; 2] = [
+    ("records_per_s", "records/s", |pass| pass.records_per_second),
+    ("cpu_us_per_record", "µs/record", |pass| pass.cpu_micros),
+];
+
+fn report(args: &Args, series: &[Series]) -> Report {
     let mut report = Report::default();
-    for (name, passes) in names.iter().zip(ours) {
-        for (metric, unit, figure) in [
-            (
-                format!("{name}_records_per_s"),
-                "records/s",
-                (|pass| pass.records_per_second) as fn(&Pass) -> f64,
-            ),
-            (format!("{name}_cpu_us_per_record"), "µs/record", |pass| {
-                pass.cpu_micros
-            }),
-        ] {
-            let (value, peer) = (middle(passes, figure), middle(theirs, figure));
-            report.metric(Metric::beside("dtls", metric, unit, value, PEER, peer));
+    for ours in series.iter().filter(|series| series.way != Way::Openssl) {
+        let theirs = series
+            .iter()
+            .find(|series| series.way == Way::Openssl && series.gro == ours.gro);
+        for (metric, unit, figure) in FIGURES {
+            let (name, value) = (format!("{}_{metric}", ours.name()), ours.middle(figure));
+            report.metric(match theirs {
+                Some(theirs) => {
+                    Metric::beside("dtls", name, unit, value, PEER, theirs.middle(figure))
+                }
+                None => Metric::alone("dtls", name, unit, value),
+            });
         }
     }
-    for (name, passes) in names.iter().zip(passes) {
-        let arrived = middle(passes, |pass| pass.arrived);
+    for series in series {
         report.metric(Metric::alone(
             "dtls",
-            format!("{name}_arrived"),
+            format!("{}_arrived", series.name()),
             "of 1",
-            arrived,
+            series.middle(|pass| pass.arrived),
         ));
     }
     report.note(format!(
-        "DTLS 1.2 AES-128-GCM, {}-byte payloads, MTU {}, a file of {} bytes, medians of {} rounds.",
+        "DTLS 1.2 AES-128-GCM, {}-byte payloads, MTU {}, a file of {} bytes, medians of {} rounds; records/s that arrived.",
         args.payload, args.mtu, args.file_size, args.rounds
     ));
     report.note(
         "CPU time is the sending thread's (ours: with `up`'s), which includes the kernel's work on the way to the sink's socket.",
+    );
+    report.note(
+        "Sinks, ours and the peer's alike, set UDP_GRO; a plain_sink does not, and the kernel cuts super-datagrams for it, in the sender's time.",
     );
     report
 }

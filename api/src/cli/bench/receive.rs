@@ -63,6 +63,7 @@ pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
             ("curl", peer, None, &mut theirs),
         ];
         for (name, command, daemon, rounds) in sides {
+            workload.warm()?;
             let sample = transfer(&supervisor, name, command, daemon, args.file_size)?;
             say(&format!(
                 "  {name:28} {:6.3} GB/s {:6.3} CPU-s/GB",

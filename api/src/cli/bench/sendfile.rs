@@ -110,6 +110,7 @@ pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
             if contender.name.ends_with("plain-tun") && round > PLAIN_ROUNDS {
                 continue;
             }
+            workload.warm()?;
             let sample = transfer(
                 &supervisor,
                 &workload,
@@ -127,6 +128,7 @@ pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
             }
         }
         for (pieces, name, rounds) in &mut limits {
+            workload.warm()?;
             let (mut sender, address) = limit::start(&supervisor, &workload, *pieces, mtu)?;
             let sample = transfer(&supervisor, &workload, address, &[sender.pid()], true)
                 .map_err(|failure| sender.failure(format_args!("({name}: {failure})")))?;

@@ -46,12 +46,22 @@ impl Workload {
     /// Waits until the file is on the disk, so that its work does not fall into the first round, and reads the file once.
     pub(crate) fn settle(&self) -> Result<(), Failure> {
         let path = self.file();
-        let failed = || format!("cannot read {}", path.display());
-        let mut file = File::open(&path).context(failed)?;
-        file.sync_all().context(failed)?;
-        std::io::copy(&mut file, &mut std::io::sink())
+        File::open(&path)
+            .and_then(|file| file.sync_all())
+            .context(|| format!("cannot write {}", path.display()))?;
+        self.warm()
+    }
+
+    /// Reads the file once, so that whoever sends it next finds all of it in the page cache.
+    ///
+    /// Before every pass, not once: a kernel that reclaims what has not been touched for seconds (`CONFIG_DAMON_RECLAIM`)
+    /// takes a tenth of the file back between two passes, and the disk would be measured in place of the server.
+    pub(crate) fn warm(&self) -> Result<(), Failure> {
+        let path = self.file();
+        File::open(&path)
+            .and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()))
             .map(|_| ())
-            .context(failed)
+            .context(|| format!("cannot read {}", path.display()))
     }
 
     /// Puts a file of pseudo-random bytes into the site.

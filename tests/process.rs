@@ -11,9 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// The program `name` in `PATH` or where administrators' programs live.
+/// The program `name` in `PATH` or where administrators' programs live. Either every system has it, or `tests/run` installs it.
 #[track_caller]
 pub fn tool(name: &str) -> PathBuf {
+    let installs = |line: &str| line.trim().starts_with(&format!("\"{name} "));
+    assert!(
+        ["sh", "cat"].contains(&name) || include_str!("run").lines().any(installs),
+        "tests/run does not know that {name} is needed"
+    );
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])

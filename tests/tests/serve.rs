@@ -311,8 +311,12 @@ fn without_a_daemon_serve_brings_up_a_stack_of_its_own() {
 fn run_gives_a_command_a_stack_and_its_own_exit_status_and_leaves_nothing() {
     let folder = Folder::new();
     let mut command = std::process::Command::new(uktls_program());
-    let script =
-        "test -S \"$UKTLS_SOCKET\" && ping -c 1 -W 5 10.77.0.2 >&2; echo $UKTLS_SOCKET; exit 7";
+    let script = "
+        set -e
+        test -S \"$UKTLS_SOCKET\"
+        for address in 10.77.0.2 fd77::2; do ping -c 1 -s 3000 -W 5 $address >&2; done
+        echo $UKTLS_SOCKET
+        exit 7";
     command
         .args(["run", "--", "sh", "-c", script])
         .env("TMPDIR", folder.path());

@@ -218,7 +218,12 @@ impl Connection {
             capabilities: Capabilities::all(),
         };
         let hello = protocol::encode(&hello).map_err(|_| DaemonError::System(Errno::MSGSIZE))?;
-        match connection.exchange(&hello, None) {
+        let answer = match connection.send(&hello, None) {
+            // A daemon that refuses a connection may have said so, and closed it, before it heard anything.
+            Ok(()) | Err(Errno::PIPE) => connection.receive(),
+            Err(errno) => Err(errno),
+        };
+        match answer {
             Ok((
                 Reply::Hello {
                     version: VERSION,
@@ -251,12 +256,22 @@ impl Connection {
 
     /// `PIPE` or `CONNRESET` when there is nobody at the other end, `BADMSG` for an answer that is none.
     fn exchange(&self, message: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<Answer, Errno> {
+        self.send(message, fd)?;
+        self.receive()
+    }
+
+    fn send(&self, message: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
         let fds = fd.as_slice();
         let socket = self.socket.get().ok_or(Errno::PIPE)?;
         rustix::io::retry_on_intr(|| {
             scm::send(socket, &[IoSlice::new(message)], fds, SendFlags::empty())
         })
         .map_err(late)?;
+        Ok(())
+    }
+
+    fn receive(&self) -> Result<Answer, Errno> {
+        let socket = self.socket.get().ok_or(Errno::PIPE)?;
         let mut buffer = Zeroizing::new(vec![0; MAX_MESSAGE]);
         let received = rustix::io::retry_on_intr(|| {
             scm::receive(

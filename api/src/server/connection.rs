@@ -20,6 +20,9 @@ use zeroize::Zeroizing;
 /// Longest backlog a listener may ask for.
 const MAX_BACKLOG: u32 = 4096;
 
+/// Messages that a refused client may have sent and will still learn why.
+const TAKEN_OUT: usize = 4;
+
 /// An answer on its way to the client.
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -174,6 +177,26 @@ pub(super) fn receive(socket: &ClientFd, buffer: &mut [u8]) -> Result<Option<Inc
             fd: fds.next(),
         })),
         request => Err(request.err().unwrap_or(Ended::Descriptors(count))),
+    }
+}
+
+/// Says why a connection is refused, which is then to be closed.
+pub(super) fn refuse(socket: &ClientFd, errno: Errno) {
+    // Said if there is room; the close says the rest.
+    let _ = Outgoing::error(errno).send(socket);
+    // A Unix socket that is closed with something unread in it resets its peer, which then never reads what was said. So nothing
+    // more comes in, and what is there is taken out: a client that waits for its answers has sent one message.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
+    for _ in 0..TAKEN_OUT {
+        let mut nowhere = [0; 1];
+        let taken = scm::receive(
+            socket,
+            &mut [IoSliceMut::new(&mut nowhere)],
+            RecvFlags::DONTWAIT,
+        );
+        if !taken.is_ok_and(|taken| taken.len > 0) {
+            return;
+        }
     }
 }
 

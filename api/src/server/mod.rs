@@ -262,8 +262,7 @@ impl<H: StackHandle> Server<H> {
             Err(errno) => errno,
         };
         tracing::warn!("refused a control connection: {}", io::Error::from(refusal));
-        // Said if there is room; the close says the rest.
-        let _ = Outgoing::error(refusal).send(&socket);
+        connection::refuse(&socket, refusal);
     }
 
     fn register(&mut self, socket: ClientFd, uid: u32) -> io::Result<usize> {

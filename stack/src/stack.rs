@@ -45,6 +45,8 @@ pub struct Limits {
     pub sockets_per_uid: usize,
     /// Sealed and unacknowledged bytes of one socket.
     pub memory_per_socket: usize,
+    /// Largest window that one socket may offer, whatever its options say.
+    pub receive_per_socket: usize,
     /// Stream bytes that all sockets of one user may hold, in both directions.
     pub memory_per_uid: usize,
     /// Stream bytes that all sockets may hold.
@@ -62,6 +64,7 @@ impl Default for Limits {
             sockets_per_uid: 131_072,
             // What Linux's default tcp_wmem maximum of 4 MiB holds of payload; and still mostly in a core's own cache.
             memory_per_socket: 2 << 20,
+            receive_per_socket: 16 << 20,
             memory_per_uid: 512 << 20,
             memory_total: 1 << 30,
             helper_threads: 4,

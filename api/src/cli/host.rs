@@ -12,7 +12,7 @@ use uktls_stack::device::interface::{self, IpCidr};
 use uktls_stack::device::plain_tun::PlainTun;
 use uktls_stack::device::tun::{Tun, TunOptions};
 use uktls_stack::device::{Capabilities, Device};
-use uktls_stack::stack::{Limits, Stack, StackConfig};
+use uktls_stack::stack::{Stack, StackConfig};
 use uktls_stack::tcp;
 
 /// A device queue that can go to its shard's thread.
@@ -69,13 +69,13 @@ impl Host {
                 .collect(),
             mtu: options.mtu,
             tcp: tcp::Config::default(),
-            limits: Limits::default(),
+            limits: options.limits.stack(),
         };
-        let server_config = ServerConfig {
+        let server_config = options.limits.server(ServerConfig {
             no_key_export: options.no_key_export,
             capture: capture.clone(),
             ..ServerConfig::default()
-        };
+        });
         let (stack, server) = std::thread::scope(|scope| {
             // Capabilities are a thread's, and threads inherit them: everything started from this one has none.
             scope

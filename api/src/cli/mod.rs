@@ -7,6 +7,7 @@ pub(crate) mod demo;
 pub(crate) mod failure;
 pub(crate) mod get;
 pub(crate) mod host;
+pub(crate) mod limits;
 pub(crate) mod netns;
 pub(crate) mod options;
 pub(crate) mod run;

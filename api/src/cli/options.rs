@@ -1,5 +1,6 @@
 //! Options that several subcommands share, and what their values mean.
 
+use super::limits::LimitOptions;
 use super::{Context, Failure};
 use clap::ValueEnum;
 use rustls::KeyLog;
@@ -85,6 +86,8 @@ pub(crate) struct StackOptions {
     /// Never show a socket's keys, not even to its creator
     #[arg(long)]
     pub(crate) no_key_export: bool,
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
 }
 
 /// Addresses that were checked against each other: the stack's and the host's, one pair a family.

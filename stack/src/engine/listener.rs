@@ -66,7 +66,10 @@ impl<H: Host> Engine<H> {
             mss,
             max_gso,
             nodelay: options.nodelay,
-            recv_buffer: options.receive_buffer.max(LEAST_RECEIVE_BUFFER),
+            recv_buffer: options
+                .receive_buffer
+                .min(self.settings.config.limits.receive_per_socket)
+                .max(LEAST_RECEIVE_BUFFER),
             keepalive: options.keepalive.map(keep_alive),
             ..self.settings.config.tcp
         }

@@ -9,6 +9,7 @@
 
 mod sink;
 
+use super::super::limits::parse_bytes;
 use super::super::options::Switch;
 use super::super::supervise::Supervisor;
 use super::super::{Context, Failure};
@@ -41,7 +42,7 @@ const PIPE: usize = 1 << 20;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Length of the file (with K, M or G: powers of 1024)
-    #[arg(long, default_value = "256M", value_parser = super::parse_bytes)]
+    #[arg(long, default_value = "256M", value_parser = parse_bytes)]
     file_size: u64,
     /// Plaintext of a record
     #[arg(long, default_value_t = 1400, value_parser = clap::value_parser!(u16).range(1..=16_000))]

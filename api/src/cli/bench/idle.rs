@@ -1,5 +1,6 @@
 //! What an idle connection costs: many of them, each with a whole handshake and one answered request behind it, then nothing.
 
+use super::super::limits::parse_bytes;
 use super::super::supervise::{Supervisor, ourselves, program};
 use super::super::{Context, Failure};
 use super::client::Drained;
@@ -26,7 +27,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=28_000))]
     conns: u32,
     /// Length of the file of the long transfer (with K, M or G: powers of 1024)
-    #[arg(long, default_value = "1G", value_parser = super::parse_bytes)]
+    #[arg(long, default_value = "1G", value_parser = parse_bytes)]
     file_size: u64,
 }
 

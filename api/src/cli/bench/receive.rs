@@ -3,6 +3,7 @@
 //! The same nginx sends to both, one after the other in every round; both throw the plaintext away. Time is that of the whole
 //! process, start and handshake included, and so is the CPU time; ours has the daemon's added.
 
+use super::super::limits::parse_bytes;
 use super::super::supervise::{Supervisor, program};
 use super::super::{Context, Failure};
 use super::cpu::CpuTime;
@@ -22,7 +23,7 @@ const PEER: &str = "curl-nginx-loopback";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Length of the file (with K, M or G: powers of 1024)
-    #[arg(long, default_value = "2G", value_parser = super::parse_bytes)]
+    #[arg(long, default_value = "2G", value_parser = parse_bytes)]
     file_size: u64,
     /// MTU of the TUN device
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..=65520))]

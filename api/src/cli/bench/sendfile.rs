@@ -3,6 +3,7 @@
 //! One namespace holds every contender, each a process of its own; only one is asked at a time, and they take turns in every
 //! round, so that a slow minute of the machine hits all of them. Before the rounds each is asked once without counting.
 
+use super::super::limits::parse_bytes;
 use super::super::supervise::{Child, Supervisor, ourselves, program};
 use super::super::{Context, Failure};
 use super::client::Drained;
@@ -26,7 +27,7 @@ const PLAIN_ROUNDS: usize = 3;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Length of the file (with K, M or G: powers of 1024)
-    #[arg(long, default_value = "2G", value_parser = super::parse_bytes)]
+    #[arg(long, default_value = "2G", value_parser = parse_bytes)]
     file_size: u64,
     /// MTU of the TUN device
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..=65520))]

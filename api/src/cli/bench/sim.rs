@@ -5,8 +5,9 @@
 //! invariants are checked. Virtual time does not matter for the figure: what is counted is packets with payload that arrived, of at most 1,500
 //! bytes, against the real time that the run took. Acknowledgements are counted beside them. Once without loss and once with 1 %.
 
+use super::super::limits::parse_bytes;
+use super::Failure;
 use super::report::{Metric, Report};
-use super::{Failure, parse_bytes};
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uktls_record::{CipherSuite, CryptoInfo, ProtocolVersion};

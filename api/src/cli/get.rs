@@ -3,10 +3,10 @@
 //! It reads plaintext in large pieces from the socket and writes them to the file: two system calls per piece and no
 //! cryptography in this process.
 
-use super::options::{SocketOption, TlsOptions};
+use super::options::{SocketOption, TlsOptions, cipher_name};
+use super::progress::Progress;
 use super::{Context, Failure, Globals, Outcome};
 use crate::http::response::{self, Body, Head};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustls::pki_types::ServerName;
 use serde_json::json;
 use std::fs::File;
@@ -24,8 +24,6 @@ use url::{Host, Url};
 const PIECE: usize = 256 * 1024;
 /// A response head larger than this is refused.
 const MAX_HEAD: usize = 64 * 1024;
-/// A transfer that lasts longer gets a progress bar.
-const LONG: Duration = Duration::from_millis(750);
 
 /// Fetch a URL through the stack, decrypting in it.
 #[derive(Debug, clap::Args)]
@@ -129,7 +127,13 @@ pub(crate) fn run(args: Args, globals: &Globals) -> Outcome {
         )));
     }
     let (mut sink, name) = open_output(&args)?;
-    let bar = progress(globals, &head.body);
+    let progress = Progress::new(
+        globals,
+        match head.body {
+            Body::Length(len) => Some(len),
+            Body::Chunked | Body::UntilClose => None,
+        },
+    );
     let mut copied = 0;
     let outcome = copy(
         &mut connection,
@@ -139,13 +143,11 @@ pub(crate) fn run(args: Args, globals: &Globals) -> Outcome {
         |piece| {
             sink.write_all(piece).map_err(CopyError::Sink)?;
             copied += piece.len() as u64;
-            if started.elapsed() > LONG {
-                bar.set_position(copied);
-            }
+            progress.at(copied);
             Ok(())
         },
     );
-    bar.finish_and_clear();
+    drop(progress);
     match outcome {
         Ok(()) => {}
         Err(CopyError::Sink(error)) => {
@@ -193,11 +195,7 @@ fn summarise(args: &Args, globals: &Globals, name: &str, summary: &Summary) {
                 ProtocolVersion::Tls12 => "1.2",
                 ProtocolVersion::Tls13 => "1.3",
             }),
-            Some(match cipher {
-                CipherSuite::Aes128Gcm => "aes128gcm",
-                CipherSuite::Aes256Gcm => "aes256gcm",
-                CipherSuite::ChaCha20Poly1305 => "chacha20",
-            }),
+            Some(cipher_name(cipher)),
         ),
     };
     let seconds = summary.seconds.as_secs_f64();
@@ -269,8 +267,12 @@ fn connect(args: &Args) -> Result<Connection, Failure> {
                 (None, true) => Trust::Anybody,
                 (None, false) => Trust::WebRoots,
             };
-            client_config(&trust, &args.tls.choice(), args.tls.key_log(&daemon)?)
-                .map_err(Failure::new)
+            client_config(
+                &trust,
+                &args.tls.choice(),
+                args.tls.key_log.for_rustls(&daemon)?,
+            )
+            .map_err(Failure::new)
         })
         .transpose()?;
     daemon.capabilities().map_err(Failure::new)?;
@@ -479,24 +481,6 @@ fn default_name(url: &Url) -> String {
     } else {
         name
     }
-}
-
-/// A bar on stderr if that is a terminal; drawn only once the transfer has lasted for a while.
-fn progress(globals: &Globals, body: &Body) -> ProgressBar {
-    if globals.quiet {
-        return ProgressBar::hidden();
-    }
-    let (len, template) = match body {
-        Body::Length(len) => (
-            Some(*len),
-            "{bar:30} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left",
-        ),
-        _ => (None, "{spinner} {bytes}  {binary_bytes_per_sec}"),
-    };
-    let target = ProgressDrawTarget::stderr_with_hz(4);
-    let style =
-        ProgressStyle::with_template(template).expect("the templates above are well-formed");
-    ProgressBar::with_draw_target(len, target).with_style(style)
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! A stack and its daemon in this process: what `up`, `run` and a `serve` without a daemon have in common.
 
-use super::options::{Addresses, DEFAULT_TUN, StackOptions, Switch};
+use super::options::{Addresses, DEFAULT_TUN, SocketOption, StackOptions, Switch};
 use super::{Context, Failure};
-use std::io;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::SystemTime;
-use uktls::Daemon;
 use uktls::server::{Running, Server, ServerConfig, privileges};
+use uktls::{Daemon, paths};
 use uktls_stack::device::capture::Capture;
 use uktls_stack::device::interface::{self, IpCidr};
 use uktls_stack::device::plain_tun::PlainTun;
@@ -29,6 +30,26 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// The daemon to use, and the stack in this process if it is that one: where no daemon answers, or options ask for it.
+    pub(crate) fn find_or_start(
+        socket: &SocketOption,
+        options: &StackOptions,
+    ) -> Result<(Daemon, Option<Host>), Failure> {
+        let daemon = socket.daemon();
+        let named = socket.socket.is_some() || std::env::var_os(paths::SOCKET_VARIABLE).is_some();
+        if !options.any_given() {
+            match daemon.capabilities() {
+                Ok(_) => return Ok((daemon, None)),
+                // One that was named and does not answer is a mistake, not a wish for another.
+                Err(error) if named => return Err(Failure::new(error)),
+                Err(_) => {}
+            }
+        }
+        let socket = socket.socket.clone().unwrap_or_else(paths::default_socket);
+        let host = Host::start(options, &socket)?;
+        Ok((Daemon::at(socket), Some(host)))
+    }
+
     /// Opens the device, sets its interface up and starts stack and daemon. The threads of both have no privileges; the
     /// calling thread keeps its own.
     pub(crate) fn start(options: &StackOptions, socket: &Path) -> Result<Host, Failure> {
@@ -104,6 +125,27 @@ impl Host {
         }
         served.context(|| "the daemon ended badly".into())
     }
+}
+
+/// Why nothing can be had at an address, as a person says it.
+pub(crate) fn cannot_listen(
+    address: SocketAddr,
+    error: &io::Error,
+    host: Option<&Host>,
+) -> Failure {
+    let what = match error.kind() {
+        ErrorKind::AddrInUse => "something else listens there: choose another port".into(),
+        ErrorKind::AddrNotAvailable => match host {
+            Some(host) => {
+                let pairs = host.addresses.pairs.iter();
+                let own: Vec<String> = pairs.map(|pair| pair.stack.ip.to_string()).collect();
+                format!("the stack has only {}", own.join(" and "))
+            }
+            None => "that is none of the stack's addresses (those of `uktls up`)".into(),
+        },
+        _ => error.to_string(),
+    };
+    Failure::new(format_args!("cannot listen on {address}: {what}"))
 }
 
 fn launch(

@@ -10,6 +10,7 @@ pub(crate) mod host;
 pub(crate) mod limits;
 pub(crate) mod netns;
 pub(crate) mod options;
+pub(crate) mod progress;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod stat;

@@ -312,10 +312,36 @@ pub(crate) struct TlsOptions {
     /// Ciphers to allow, the preferred one first [default: all]
     #[arg(long, value_enum, value_name = "CIPHER", value_delimiter = ',')]
     pub(crate) cipher: Vec<Cipher>,
+    #[command(flatten)]
+    pub(crate) key_log: KeyLogOption,
+}
+
+/// Who may look.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct KeyLogOption {
     /// Append the secrets of every handshake to this file, so that Wireshark can decrypt a capture [default: $SSLKEYLOGFILE].
     /// The daemon's capture (`--pcap`) gets them without it
     #[arg(long, value_name = "FILE")]
     pub(crate) keylog: Option<PathBuf>,
+}
+
+impl From<Cipher> for CipherSuite {
+    fn from(cipher: Cipher) -> CipherSuite {
+        match cipher {
+            Cipher::Aes128gcm => CipherSuite::Aes128Gcm,
+            Cipher::Aes256gcm => CipherSuite::Aes256Gcm,
+            Cipher::Chacha20 => CipherSuite::ChaCha20Poly1305,
+        }
+    }
+}
+
+/// The name that [`Cipher`] has for a suite.
+pub(crate) fn cipher_name(cipher: CipherSuite) -> &'static str {
+    match cipher {
+        CipherSuite::Aes128Gcm => "aes128gcm",
+        CipherSuite::Aes256Gcm => "aes256gcm",
+        CipherSuite::ChaCha20Poly1305 => "chacha20",
+    }
 }
 
 impl TlsOptions {
@@ -325,20 +351,23 @@ impl TlsOptions {
             Versions::Tls13 => vec![ProtocolVersion::Tls13],
             Versions::Both => Vec::new(),
         };
-        let cipher = |cipher: &Cipher| match cipher {
-            Cipher::Aes128gcm => CipherSuite::Aes128Gcm,
-            Cipher::Aes256gcm => CipherSuite::Aes256Gcm,
-            Cipher::Chacha20 => CipherSuite::ChaCha20Poly1305,
-        };
         Choice {
             versions,
-            ciphers: self.cipher.iter().map(cipher).collect(),
+            ciphers: self.cipher.iter().copied().map(CipherSuite::from).collect(),
         }
     }
+}
 
-    /// The key log for rustls: secrets go to the file, and into the capture that the daemon may be writing.
-    pub(crate) fn key_log(&self, daemon: &Daemon) -> Result<Option<Arc<dyn KeyLog>>, Failure> {
-        let file = self.key_log_file()?;
+impl KeyLogOption {
+    /// The key log for rustls.
+    pub(crate) fn for_rustls(&self, daemon: &Daemon) -> Result<Option<Arc<dyn KeyLog>>, Failure> {
+        let secrets = self.secrets(daemon)?;
+        Ok(secrets.map(|secrets| Arc::new(KeyLogWriter::new(secrets)) as Arc<dyn KeyLog>))
+    }
+
+    /// Where secrets go: to the file, and into the capture that the daemon may be writing.
+    pub(crate) fn secrets(&self, daemon: &Daemon) -> Result<Option<Secrets>, Failure> {
+        let file = self.file()?;
         let captured = daemon
             .capabilities()
             .is_ok_and(|can| can.contains(Capabilities::CAPTURE));
@@ -346,11 +375,11 @@ impl TlsOptions {
             return Ok(None);
         }
         let capture = captured.then(|| daemon.clone());
-        Ok(Some(Arc::new(KeyLogWriter::new(Secrets { file, capture }))))
+        Ok(Some(Secrets { file, capture }))
     }
 
     /// The key log's file, opened to append.
-    fn key_log_file(&self) -> Result<Option<File>, Failure> {
+    fn file(&self) -> Result<Option<File>, Failure> {
         let variable = || {
             std::env::var_os("SSLKEYLOGFILE")
                 .filter(|path| !path.is_empty())
@@ -366,7 +395,8 @@ impl TlsOptions {
 }
 
 /// Where secrets go, a line at a time.
-struct Secrets {
+#[derive(Debug)]
+pub(crate) struct Secrets {
     file: Option<File>,
     capture: Option<Daemon>,
 }

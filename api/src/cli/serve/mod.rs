@@ -7,7 +7,7 @@
 mod connection;
 mod event_loop;
 
-use super::host::Host;
+use super::host::{self, Host};
 use super::options::{SocketOption, StackOptions, Switch, TlsOptions};
 use super::up::{self, ReadyOptions};
 use super::{Context, Failure, Globals, Outcome};
@@ -15,7 +15,6 @@ use crate::http::site::Site;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,7 +23,7 @@ use std::time::Duration;
 use uktls::client::ListenOptions;
 use uktls::handshake::rustls::{Identity, server_config};
 use uktls::server::privileges;
-use uktls::{Daemon, TcpListener, paths};
+use uktls::{Daemon, TcpListener};
 
 /// Serve a folder by HTTPS.
 #[derive(Debug, clap::Args)]
@@ -95,8 +94,8 @@ pub(crate) fn run(args: Args, globals: &Globals) -> Outcome {
     }
     let signals = event_loop::Signals::listen().context(|| "cannot wait for signals".into())?;
 
-    let (daemon, host) = find_or_start_stack(&args)?;
-    let key_log = args.tls.key_log(&daemon)?;
+    let (daemon, host) = Host::find_or_start(&args.socket, &args.stack)?;
+    let key_log = args.tls.key_log.for_rustls(&daemon)?;
     let tls = server_config(identity, &args.tls.choice(), key_log).map_err(Failure::new)?;
     // The files are opened as this user, with no more rights than that.
     privileges::drop_all().context(|| "cannot drop privileges".into())?;
@@ -152,27 +151,6 @@ fn identity(args: &Args) -> Result<Identity, Failure> {
     identity.map_err(Failure::new)
 }
 
-/// The daemon to use, and the stack in this process if it is that one.
-fn find_or_start_stack(args: &Args) -> Result<(Daemon, Option<Host>), Failure> {
-    let daemon = args.socket.daemon();
-    let named = args.socket.socket.is_some() || std::env::var_os(paths::SOCKET_VARIABLE).is_some();
-    if !args.stack.any_given() {
-        match daemon.capabilities() {
-            Ok(_) => return Ok((daemon, None)),
-            // One that was named and does not answer is a mistake, not a wish for another.
-            Err(error) if named => return Err(Failure::new(error)),
-            Err(_) => {}
-        }
-    }
-    let socket = args
-        .socket
-        .socket
-        .clone()
-        .unwrap_or_else(paths::default_socket);
-    let host = Host::start(&args.stack, &socket)?;
-    Ok((Daemon::at(socket), Some(host)))
-}
-
 fn listen(
     daemon: &Daemon,
     address: SocketAddr,
@@ -182,25 +160,8 @@ fn listen(
         backlog: 4096,
         ..ListenOptions::default()
     };
-    TcpListener::bind_with(daemon, address, &options).map_err(|error| {
-        let what = match error.kind() {
-            ErrorKind::AddrInUse => "something else listens there: choose another port".into(),
-            ErrorKind::AddrNotAvailable => match host {
-                Some(host) => {
-                    let own: Vec<String> = host
-                        .addresses
-                        .pairs
-                        .iter()
-                        .map(|pair| pair.stack.ip.to_string())
-                        .collect();
-                    format!("the stack has only {}", own.join(" and "))
-                }
-                None => "that is none of the stack's addresses (those of `uktls up`)".into(),
-            },
-            _ => error.to_string(),
-        };
-        Failure::new(format_args!("cannot listen on {address}: {what}"))
-    })
+    TcpListener::bind_with(daemon, address, &options)
+        .map_err(|error| host::cannot_listen(address, &error, host))
 }
 
 /// SHA-256 of a certificate as browsers and OpenSSL print it.

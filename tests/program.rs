@@ -23,9 +23,10 @@ pub fn example(name: &str) -> PathBuf {
     profile.join("examples").join(name)
 }
 
-/// Cargo gives `CARGO_BIN_EXE_…` to tests of the program's own package only.
+/// Cargo gives `CARGO_BIN_EXE_…` to tests of the program's own package only. With DTLS, as `cargo test --workspace` builds it.
 fn build() -> PathBuf {
-    cargo_build(&["--package", "uktls", "--bin", "uktls"]).join("uktls")
+    let words = ["--package", "uktls", "--bin", "uktls"];
+    cargo_build(&[&words[..], &["--features", "openssl"]].concat()).join("uktls")
 }
 
 /// Builds what the words name in the tests' own profile, and gives the folder of that profile.

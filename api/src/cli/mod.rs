@@ -4,6 +4,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod demo;
+pub(crate) mod dtls;
 pub(crate) mod failure;
 pub(crate) mod get;
 pub(crate) mod host;
@@ -62,6 +63,12 @@ pub(crate) enum Command {
     Serve(serve::Args),
     /// Fetch a URL through the stack, which decrypts it
     Get(get::Args),
+    /// Send a file by DTLS, each record a datagram, by in-stack sendfile
+    DtlsSend(dtls::SendArgs),
+    /// Receive what a DTLS peer sends, and tell what was lost
+    DtlsRecv(dtls::RecvArgs),
+    /// Send back what DTLS peers send
+    DtlsEcho(dtls::EchoArgs),
     /// Bring a stack up on a TUN interface and keep it up
     Up(up::Args),
     /// Show sockets and counters
@@ -96,6 +103,9 @@ pub(crate) fn dispatch(arguments: Cli) -> Outcome {
         Command::Run(args) => run::run(args, &globals),
         Command::Serve(args) => serve::run(args, &globals),
         Command::Get(args) => get::run(args, &globals),
+        Command::DtlsSend(args) => dtls::send(args, &globals),
+        Command::DtlsRecv(args) => dtls::recv(args, &globals),
+        Command::DtlsEcho(args) => dtls::echo(args, &globals),
         Command::Up(args) => up::run(args, &globals),
         Command::Stat(args) => stat::run(args, &globals),
         Command::Bench(args) => bench::run(args, &globals),

@@ -63,6 +63,7 @@ pub struct Session {
     /// For what the peer sends.
     pub rx: EpochKeys,
     stream: SslStream<Watched>,
+    closing: Option<u64>,
 }
 
 impl Session {
@@ -78,9 +79,12 @@ impl Session {
     ) -> io::Result<Session> {
         let peer = socket.peer_addr()?;
         let mut ssl = Ssl::new(&context.build())?;
-        if name.parse::<std::net::IpAddr>().is_err() {
-            ssl.set_hostname(name)?;
-            ssl.param_mut().set_host(name)?;
+        match name.parse() {
+            Ok(ip) => ssl.param_mut().set_ip(ip)?,
+            Err(_) => {
+                ssl.set_hostname(name)?;
+                ssl.param_mut().set_host(name)?;
+            }
         }
         Session::shake(socket, peer, ssl, limit, SslStream::connect)
     }
@@ -163,6 +167,7 @@ impl Session {
             tx: keys(own, sent)?,
             rx: keys(peers, received)?,
             stream,
+            closing: None,
         })
     }
 
@@ -194,7 +199,16 @@ impl Session {
                 _ => return Err(error.into_io_error().unwrap_or_else(io::Error::other)),
             },
         }
-        Ok(self.stream.get_shutdown().contains(ShutdownState::RECEIVED))
+        let closed = self.stream.get_shutdown().contains(ShutdownState::RECEIVED);
+        if closed && self.closing.is_none() {
+            self.closing = self.stream.get_ref().received.checked_sub(1);
+        }
+        Ok(closed)
+    }
+
+    /// The record number of the peer's close_notify, once that has come: how many records it sent before in this epoch.
+    pub fn closing_number(&self) -> Option<u64> {
+        self.closing
     }
 
     /// What was agreed on.

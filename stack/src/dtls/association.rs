@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 use uktls_record::dtls::{
-    Discard, DiscardKind, DtlsVersion, EpochKeys, Header, Opener, UnifiedHeader,
+    Discard, DiscardKind, DtlsVersion, EpochKeys, Header, Opened, Opener, UnifiedHeader,
 };
 use uktls_record::{CipherSuite, ContentType, Error};
 
@@ -23,9 +23,9 @@ const MAX_EARLY_BYTES: usize = 256 * 1024;
 
 /// An association, attached to a UDP socket.
 #[derive(Debug)]
-pub(crate) struct Association {
+pub(crate) struct Association<E> {
     pub(crate) peer: SocketAddr,
-    pub(crate) end: Box<dyn RecordEnd + Send>,
+    pub(crate) end: E,
     pub(crate) incoming: Incoming,
     pub(crate) outgoing: Outgoing,
     pub(crate) stats: Stats,
@@ -90,12 +90,8 @@ pub struct DtlsInfo {
     pub too_long: u64,
 }
 
-impl Association {
-    pub(crate) fn new(
-        peer: SocketAddr,
-        end: Box<dyn RecordEnd + Send>,
-        retired: Option<Retired>,
-    ) -> Association {
+impl<E: RecordEnd> Association<E> {
+    pub(crate) fn new(peer: SocketAddr, end: E, retired: Option<Retired>) -> Association<E> {
         Association {
             peer,
             end,
@@ -133,7 +129,7 @@ pub(crate) struct Retired {
 
 impl Retired {
     /// What a detached association leaves.
-    pub(crate) fn of(association: Association, now: Instant) -> Option<Retired> {
+    pub(crate) fn of<E>(association: Association<E>, now: Instant) -> Option<Retired> {
         let peer = association.peer;
         let until = now + EPOCH_OVERLAP;
         association.incoming.opener.map(|opener| Retired {
@@ -163,8 +159,8 @@ pub(crate) struct Incoming {
 /// What a piece of a datagram turned out to be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece<'a> {
-    /// A record that opened.
-    Record(ContentType, &'a [u8]),
+    /// A record that opened, and its plaintext.
+    Record(Opened, &'a [u8]),
     /// Bytes that are the UDP socket's.
     Raw(&'a [u8]),
     /// A record that was dropped.
@@ -268,10 +264,10 @@ impl Incoming {
             let record = &mut datagram[at..];
             let step = opener.open_next(record);
             match step.opened {
-                Ok(opened) => each(Piece::Record(
-                    opened.content_type,
-                    &record[opened.plaintext],
-                )),
+                Ok(opened) => {
+                    let plaintext = &record[opened.plaintext.clone()];
+                    each(Piece::Record(opened, plaintext));
+                }
                 Err(discard) => each(Piece::Dropped(discard)),
             }
             at += step.len;

@@ -12,6 +12,9 @@
 
 use crate::client_fd::ClientFd;
 use crate::mark::{MARK_LEN, Mark};
+use bytes::Bytes;
+use uktls_record::ContentType;
+use uktls_record::dtls::{DiscardKind, EpochKeys};
 
 /// Content type of a message that is no record but a note.
 pub const NOTE: u8 = 0;
@@ -41,6 +44,8 @@ pub enum FromClient {
     Record(u8, usize),
     /// A mark, with its descriptors.
     Mark(Mark, Vec<ClientFd>),
+    /// Memory to be sent as a file would be: what `sendfile` is to a client in the same process.
+    Memory(Bytes),
     /// A message that is neither.
     Malformed,
     /// Nothing waits.
@@ -60,6 +65,41 @@ pub trait RecordEnd: std::fmt::Debug {
 
     /// Hands a note to the client, if there is room.
     fn deliver_note(&mut self, errno: i32);
+
+    /// So much of the [memory](FromClient::Memory) that was pulled last is sealed, and no more of it will be.
+    fn memory_sealed(&mut self, _len: usize) {}
+
+    /// What an observer of the association is told; nobody, unless the end says otherwise.
+    fn observe<'a>(&mut self, _event: impl FnOnce() -> RecordEvent<'a>) {}
+}
+
+/// What happened in an association.
+#[derive(Debug)]
+pub enum RecordEvent<'a> {
+    /// These keys seal every record from now on.
+    SealsWith(EpochKeys),
+    /// A record is sealed with the keys in force.
+    Sealed {
+        /// Its number.
+        sequence: u64,
+        /// Its content type.
+        content_type: ContentType,
+        /// Its plaintext.
+        plaintext: &'a [u8],
+    },
+    /// A record that came was opened, and is handed to the client.
+    Opened {
+        /// The epoch it came under.
+        epoch: u64,
+        /// Its number.
+        sequence: u64,
+        /// Its content type.
+        content_type: ContentType,
+        /// Its plaintext.
+        plaintext: &'a [u8],
+    },
+    /// A record that came was dropped.
+    Dropped(DiscardKind),
 }
 
 /// What a message that came with descriptors is.

@@ -5,11 +5,14 @@
 //! over to the next. A file's range is sealed from a mapping where that can be had, and read into the records otherwise;
 //! as with TCP, what may wait for a disk is a helper thread's.
 
-use super::end::{FromClient, RecordEnd};
+mod memory;
+
+use super::end::{FromClient, RecordEnd, RecordEvent};
 use crate::client_fd::ClientFd;
 use crate::emit::file::{FileRange, READ_AHEAD, Way, answer};
 use crate::emit::job::{Helped, Job, JobKind};
 use crate::mark::Mark;
+use memory::MemoryRange;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
@@ -38,6 +41,7 @@ pub(crate) struct Outgoing {
     /// What a file's records are cut by: the record's length as a whole.
     mtu: Option<u16>,
     file: Option<Box<FileRange>>,
+    memory: Option<MemoryRange>,
     /// Work for a helper thread, to be fetched after each [`fill`](Self::fill).
     job: Option<Job>,
     sealed: u64,
@@ -51,6 +55,7 @@ impl Default for Outgoing {
             next_key_id: 1,
             mtu: None,
             file: None,
+            memory: None,
             job: None,
             sealed: 0,
         }
@@ -182,7 +187,7 @@ impl Outgoing {
     /// Fills the front of `buffer`, of at least [`ROOM`] bytes, with a run. `carry` is the last run's.
     pub(crate) fn fill(
         &mut self,
-        end: &mut dyn RecordEnd,
+        end: &mut impl RecordEnd,
         buffer: &mut [u8],
         carry: Option<Range<usize>>,
         limits: RunLimits,
@@ -192,11 +197,14 @@ impl Outgoing {
             return (run, Then::More);
         }
         let then = loop {
-            if self.file.is_some() {
+            if self.file.is_some() || self.memory.is_some() {
                 if run.len > 0 {
                     break Then::More;
                 }
-                return self.fill_from_file(buffer, limits);
+                return match self.memory {
+                    Some(_) => self.fill_from_memory(end, buffer, limits),
+                    None => self.fill_from_file(buffer, limits),
+                };
             }
             match self.pull(end, &mut buffer[run.len..]) {
                 Ok(None) => {}
@@ -209,12 +217,20 @@ impl Outgoing {
     }
 
     /// Takes the next message, and gives the length of the record it became.
-    fn pull(&mut self, end: &mut dyn RecordEnd, room: &mut [u8]) -> Result<Option<usize>, Then> {
+    fn pull(&mut self, end: &mut impl RecordEnd, room: &mut [u8]) -> Result<Option<usize>, Then> {
         let (prefix, suffix) = self.overhead();
         let (content_type, len) = match end.pull(&mut room[prefix..prefix + MAX_PLAINTEXT + 1]) {
             FromClient::Record(content_type, len) => (content_type, len),
             FromClient::Mark(mark, fds) => {
-                self.on_mark(mark, fds)?;
+                self.on_mark(end, mark, fds)?;
+                return Ok(None);
+            }
+            FromClient::Memory(bytes) => {
+                if self.sealer.is_none() {
+                    end.memory_sealed(0);
+                    return Err(Then::Note(Errno::BADMSG));
+                }
+                self.memory = Some(MemoryRange::new(bytes));
                 return Ok(None);
             }
             FromClient::Empty => return Err(Then::Rest),
@@ -225,6 +241,13 @@ impl Outgoing {
         };
         if len > MAX_PLAINTEXT {
             return Err(Then::Note(Errno::TOOBIG));
+        }
+        if sealer.records_left() > 0 {
+            end.observe(|| RecordEvent::Sealed {
+                sequence: sealer.sequence(),
+                content_type: ContentType(content_type),
+                plaintext: &room[prefix..prefix + len],
+            });
         }
         let len = prefix + len + suffix;
         sealer
@@ -244,9 +267,14 @@ impl Outgoing {
             .map_or((0, 0), |sealer| (sealer.prefix_len(), sealer.suffix_len()))
     }
 
-    fn on_mark(&mut self, mark: Mark, fds: Vec<ClientFd>) -> Result<(), Then> {
+    fn on_mark(
+        &mut self,
+        end: &mut impl RecordEnd,
+        mark: Mark,
+        fds: Vec<ClientFd>,
+    ) -> Result<(), Then> {
         match mark {
-            Mark::TxKeys { key_id } => self.use_keys(key_id),
+            Mark::TxKeys { key_id } => self.use_keys(end, key_id),
             Mark::File {
                 offset, len, reply, ..
             } => {
@@ -270,7 +298,7 @@ impl Outgoing {
         }
     }
 
-    fn use_keys(&mut self, key_id: u32) -> Result<(), Then> {
+    fn use_keys(&mut self, end: &mut impl RecordEnd, key_id: u32) -> Result<(), Then> {
         let keys = match self.staged.pop_front() {
             Some((id, keys)) if id == key_id => keys,
             _ => {
@@ -286,6 +314,7 @@ impl Outgoing {
             _ => keys,
         };
         self.sealer = Some(Sealer::new(&keys).map_err(|_| Then::Closed)?);
+        end.observe(|| RecordEvent::SealsWith(keys));
         Ok(())
     }
 

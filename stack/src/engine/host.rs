@@ -5,6 +5,7 @@
 //! parameters, so the packet path has no indirect call that it did not have before.
 
 use crate::device::{Device, Offload};
+use crate::dtls::end::RecordEnd;
 use crate::emit::job::Job;
 use crate::emit::source::{PullError, Pulled};
 use crate::handle::{SocketId, SocketOptions};
@@ -145,6 +146,8 @@ pub(crate) trait Host {
     type Listener: AcceptEnd<Client = Self::Client>;
     /// UDP sockets' ends.
     type Datagrams: DatagramEnd;
+    /// DTLS associations' ends.
+    type Records: RecordEnd;
 
     /// Where packets go.
     fn device(&mut self) -> &mut dyn Device;

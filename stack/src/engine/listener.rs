@@ -309,7 +309,7 @@ impl<H: Host> Engine<H> {
     }
 
     /// The stack's own address to reach `remote` from: the first one on its network, else the first of its family.
-    pub(super) fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
+    pub(crate) fn source_for(&self, remote: IpAddr) -> Option<IpAddr> {
         let addresses = &self.settings.config.addresses;
         addresses
             .iter()

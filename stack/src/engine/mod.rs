@@ -117,7 +117,7 @@ pub(crate) struct Engine<H: Host> {
     listeners: Slab<Listener<H::Listener>>,
     udp: Slab<UdpSocket<H::Datagrams>>,
     /// What some UDP sockets have besides, by their place.
-    udp_extras: HashMap<usize, UdpExtras, FlowHash>,
+    udp_extras: HashMap<usize, UdpExtras<H::Records>, FlowHash>,
     /// Listeners by port.
     listening: HashMap<u16, Vec<usize>, FlowHash>,
     /// UDP sockets by port.

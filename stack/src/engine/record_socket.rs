@@ -5,7 +5,7 @@ use super::{DatagramEnd, Engine, Host};
 use crate::client_fd::ClientFd;
 use crate::clock::Instant;
 use crate::dtls::association::{Association, Piece, Retired};
-use crate::dtls::end::RecordEnd;
+use crate::dtls::end::{RecordEnd, RecordEvent};
 use crate::dtls::outgoing::{ROOM, Run, RunLimits, Then};
 use crate::emit::job::Helped;
 use crate::handle::{Direction, SocketId, SocketOp, SocketReply};
@@ -22,9 +22,9 @@ const PER_TURN: usize = 16;
 const PATH_MTU_AGE: Duration = Duration::from_secs(600);
 
 /// What a UDP socket has beyond addresses and an end: nothing, mostly.
-#[derive(Debug, Default)]
-pub(super) struct UdpExtras {
-    pub(super) association: Option<Association>,
+#[derive(Debug)]
+pub(super) struct UdpExtras<E> {
+    pub(super) association: Option<Association<E>>,
     retired: Option<Retired>,
     /// Datagrams longer than the path's MTU are not sent, rather than fragmented.
     pub(super) dont_fragment: bool,
@@ -32,7 +32,18 @@ pub(super) struct UdpExtras {
     path_mtu: Option<(usize, Instant)>,
 }
 
-impl UdpExtras {
+impl<E> Default for UdpExtras<E> {
+    fn default() -> Self {
+        UdpExtras {
+            association: None,
+            retired: None,
+            dont_fragment: false,
+            path_mtu: None,
+        }
+    }
+}
+
+impl<E> UdpExtras<E> {
     /// The path's MTU, where the link's is `link`.
     pub(super) fn path_mtu(&self, link: usize, now: Instant) -> usize {
         match self.path_mtu {
@@ -60,7 +71,7 @@ impl<H: Host> Engine<H> {
         now: Instant,
         index: usize,
         peer: SocketAddr,
-        end: Box<dyn RecordEnd + Send>,
+        end: H::Records,
     ) -> Result<(), Errno> {
         let socket = self.udp.get(index).ok_or(Errno::BADF)?;
         if socket.local.is_ipv4() != peer.is_ipv4() {
@@ -96,7 +107,7 @@ impl<H: Host> Engine<H> {
         self.queue_records(index);
     }
 
-    fn association(&mut self, index: usize) -> Option<&mut Association> {
+    fn association(&mut self, index: usize) -> Option<&mut Association<H::Records>> {
         self.udp_extras.get_mut(&index)?.association.as_mut()
     }
 
@@ -166,7 +177,7 @@ impl<H: Host> Engine<H> {
             let (run, then) =
                 association
                     .outgoing
-                    .fill(&mut *association.end, buffer, carry.take(), limits);
+                    .fill(&mut association.end, buffer, carry.take(), limits);
             let sealed = association.outgoing.sealed() - sealed;
             let job = association.outgoing.take_job();
             if let Then::Note(errno) = then {
@@ -231,10 +242,16 @@ impl<H: Host> Engine<H> {
             ..
         } = association;
         incoming.take(datagram, now, |piece| match piece {
-            Piece::Record(content_type, plaintext) => {
+            Piece::Record(opened, plaintext) => {
                 stats.opened += 1;
                 counters.dtls_opened.add(1);
-                if !end.deliver(content_type.0, plaintext) {
+                end.observe(|| RecordEvent::Opened {
+                    epoch: opened.epoch,
+                    sequence: opened.sequence,
+                    content_type: opened.content_type,
+                    plaintext,
+                });
+                if !end.deliver(opened.content_type.0, plaintext) {
                     stats.full += 1;
                     counters.udp_full.add(1);
                 }
@@ -247,6 +264,7 @@ impl<H: Host> Engine<H> {
             Piece::Dropped(discard) => {
                 let kind = discard.kind();
                 stats.dropped[kind as usize] += 1;
+                end.observe(|| RecordEvent::Dropped(kind));
                 match kind {
                     DiscardKind::Malformed => &counters.dtls_malformed,
                     DiscardKind::WrongEpoch => &counters.dtls_wrong_epoch,

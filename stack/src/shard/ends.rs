@@ -364,6 +364,7 @@ impl Host for ShardHost {
     type Client = StreamClient;
     type Listener = ListenerEnd;
     type Datagrams = DatagramsEnd;
+    type Records = RecordsEnd;
 
     fn device(&mut self) -> &mut dyn Device {
         &mut *self.device

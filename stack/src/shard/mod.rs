@@ -350,8 +350,7 @@ impl Shard {
     fn attach_records(&mut self, id: SocketId, peer: SocketAddr) -> Result<OwnedFd, Errno> {
         let index = self.engine.udp_index(id).ok_or(Errno::OPNOTSUPP)?;
         let (end, client) = self.engine.host.record_pair(index)?;
-        self.engine
-            .attach_records(self.now, index, peer, Box::new(end))?;
+        self.engine.attach_records(self.now, index, peer, end)?;
         Ok(client)
     }
 

@@ -13,7 +13,8 @@ use crate::tcp::{FlowKey, Segment, SeqNumber};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use uktls_record::dtls::UnifiedHeader;
+use uktls_record::ContentType;
+use uktls_record::dtls::{DTLS12_HEADER_LEN, Header, UnifiedHeader};
 use uktls_record::suite::TAG_LEN;
 
 const ICMP: u8 = 1;
@@ -25,7 +26,6 @@ const ICMPV6: u8 = 58;
 const EXTENSIONS: [u8; 3] = [0, 43, 60];
 
 const TLS_HEADER: usize = 5;
-const DTLS_HEADER: usize = 13;
 /// RFC 5246 §6.2.3: "The length MUST NOT exceed 2^14 + 2048."
 const MAX_FRAGMENT: usize = (1 << 14) + 2048;
 
@@ -389,17 +389,12 @@ fn udp(f: &mut fmt::Formatter<'_>, view: &View<'_>) -> fmt::Result {
     let (src, dst) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
     let len = u16::from_be_bytes([e, g]).saturating_sub(8);
     write!(f, "UDP {src}→{dst} len {len}")?;
-    let mut rest = &view.transport[8..];
     let mut lead = " | DTLS";
-    while let Some((record, length)) = dtls_record(rest) {
-        let epoch = u16::from_be_bytes([record[3], record[4]]);
-        let number = record[5..11]
-            .iter()
-            .fold(0, |n: u64, byte| n << 8 | u64::from(*byte));
-        let name = content_type(record[0]);
+    for header in dtls_records(&view.transport[8..]) {
+        let name = content_type(header.content_type.0);
+        let (epoch, number, length) = (header.epoch, header.sequence, header.length);
         write!(f, "{lead} {name} epoch {epoch} #{number} {length}")?;
         lead = ",";
-        rest = rest.get(DTLS_HEADER + length..).unwrap_or_default();
     }
     // DTLS 1.3 hides numbers and types. One byte says little, so its records must fill the datagram for it to be believed.
     let mut sealed = &view.transport[8..];
@@ -417,14 +412,23 @@ fn udp(f: &mut fmt::Formatter<'_>, view: &View<'_>) -> fmt::Result {
     Ok(())
 }
 
-fn dtls_record(bytes: &[u8]) -> Option<(&[u8; DTLS_HEADER], usize)> {
-    let header = bytes.first_chunk::<DTLS_HEADER>()?;
-    let length = usize::from(u16::from_be_bytes([header[11], header[12]]));
-    let plausible = (20..=26).contains(&header[0])
-        && header[1] == 0xfe
-        && matches!(header[2], 0xfd | 0xff)
-        && length <= MAX_FRAGMENT;
-    plausible.then_some((header, length))
+/// The DTLS 1.2 records that a datagram begins with, as far as headers can be read; the last may be cut off.
+pub(super) fn dtls_records(mut datagram: &[u8]) -> impl Iterator<Item = Header> {
+    std::iter::from_fn(move || {
+        let bytes = datagram.first_chunk::<DTLS12_HEADER_LEN>()?;
+        let [kind, 0xfe, 0xfd | 0xff, e, f, s @ .., l, m] = *bytes else {
+            return None;
+        };
+        let header = Header {
+            content_type: ContentType(kind),
+            epoch: u16::from_be_bytes([e, f]),
+            sequence: s.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)),
+            length: u16::from_be_bytes([l, m]),
+        };
+        let plausible = (20..=26).contains(&kind) && usize::from(header.length) <= MAX_FRAGMENT;
+        datagram = datagram.get(header.record_len()..).unwrap_or_default();
+        plausible.then_some(header)
+    })
 }
 
 /// Records of a stream that nobody follows: those that begin with the payload, and right behind them.

@@ -5,6 +5,7 @@
 //! has not read; both are bounded, as a Unix socket's are in the daemon. A program that does something to its end puts a
 //! *touch* on the world's list, which the world hands to the engine before time goes on.
 
+use super::association::AssociationEnd;
 use super::invariant::Cause;
 use super::watch::Watch;
 use crate::device::{Capabilities, CsumRequest, Device, MAX_PACKET, Offload, checksum, segment};
@@ -46,6 +47,8 @@ pub(super) enum Touch {
     Datagrams(usize),
     /// Dropped a UDP socket.
     DatagramsGone(usize),
+    /// Sent on, or dropped, the association of a UDP socket.
+    Records(usize),
 }
 
 /// What programs did since the world looked last, with the host and its incarnation.
@@ -128,7 +131,7 @@ pub(super) struct Stream {
 /// A program's handle on a TCP socket.
 pub(super) type SharedStream = Rc<RefCell<Stream>>;
 
-fn wake(waker: &mut Option<Waker>) {
+pub(super) fn wake(waker: &mut Option<Waker>) {
     if let Some(waker) = waker.take() {
         waker.wake();
     }
@@ -613,6 +616,7 @@ impl Host for SimHost {
     type Client = SharedStream;
     type Listener = ListenerEnd;
     type Datagrams = DatagramsEnd;
+    type Records = AssociationEnd;
 
     fn device(&mut self) -> &mut dyn Device {
         &mut self.card

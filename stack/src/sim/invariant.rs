@@ -7,6 +7,8 @@
 //! | no plaintext behind the switch to keys | everything sent behind it must have been sealed, and must read as records |
 //! | nothing delivered before its tag is verified | bytes out may not exceed the bytes of opened records; and they are the bytes that went in, forged packets or not |
 //! | bytes in = bytes out + in flight | what programs hand in is kept until the other end hands it out, and compared |
+//! | DTLS records are authentic and come at most once | a digest of every record that is sealed; ranges of the numbers that were handed out |
+//! | their numbers increase on the wire | the headers of every datagram |
 //!
 //! The [`Checker`] believes packets, not the stack: it reads the headers itself. What packets cannot tell, the stack reports by a handful of calls
 //! ([`keys_in_force`](Checker::keys_in_force), [`sealed`](Checker::sealed), [`opened`](Checker::opened), [`handed_in`](Checker::handed_in), [`handed_out`](Checker::handed_out)).
@@ -16,6 +18,7 @@
 //! rings have the windows' size. Two limits follow. What was acknowledged is no longer kept, so a retransmission of *that* is not compared; and
 //! the check of the records' content is left to the receiver's AEAD, which sees every byte anyway.
 
+mod datagram;
 mod nonce;
 mod segment;
 mod stream;
@@ -23,6 +26,7 @@ mod stream;
 mod tests;
 
 pub use crate::tcp::Cause;
+pub use datagram::{AssociationReport, Record};
 pub use stream::Counts;
 
 use super::decode::{Context, Line, Names, View};
@@ -30,6 +34,7 @@ use super::recording::{Recording, Secrets};
 use super::trace::{Journal, Kept, Kind, Parting, Trace};
 use crate::clock::Instant;
 use crate::tcp::{Flags, FlowKey, Segment, SeqNumber};
+use datagram::Datagrams;
 use nonce::Nonces;
 use segment::{Ends, TcpHeader};
 use std::collections::HashMap;
@@ -151,6 +156,7 @@ pub struct Checker {
     names: Names,
     trace: Trace,
     nonces: Nonces,
+    datagrams: Datagrams,
     index: Table<Ends, usize>,
     /// In the order of their first packets.
     streams: Vec<Known>,
@@ -167,6 +173,7 @@ impl Checker {
             names: Names::default(),
             trace: Trace::new(seed),
             nonces: Nonces::default(),
+            datagrams: Datagrams::default(),
             index: Table::default(),
             streams: Vec::new(),
             recent: Box::new([0; RECENT]),
@@ -226,9 +233,14 @@ impl Checker {
         let parting = self
             .trace
             .mix(now, host, Kind::Sent, packet, xxh3_64(packet));
+        let broken = match broken {
+            Some(broken) => Some(broken.to_string()),
+            None if tcp.is_none() => self.datagram_sent(packet).err(),
+            None => None,
+        };
         match (broken, parting) {
             (None, Ok(())) => Ok(()),
-            (Some(broken), _) => Err(self.violation(now, &broken)),
+            (Some(what), _) => Err(self.violation(now, what)),
             (None, Err(parting)) => Err(self.parted(parting)),
         }
     }
@@ -560,8 +572,8 @@ impl Checker {
 
     /// About the packet that was kept last.
     #[cold]
-    fn violation(&self, now: Instant, broken: &Broken) -> Box<Violation> {
-        let (what, packet) = (broken.to_string(), self.show_newest());
+    fn violation(&self, now: Instant, what: String) -> Box<Violation> {
+        let packet = self.show_newest();
         Box::new(Violation { now, what, packet })
     }
 

@@ -90,6 +90,7 @@
 //! | [`decode`] | a packet as a readable line |
 //! | [`recording`] | a run as a capture file |
 
+mod association;
 pub mod damage;
 pub mod decode;
 pub mod distribution;
@@ -97,6 +98,7 @@ mod executor;
 pub mod fault;
 mod host;
 pub mod invariant;
+mod ktls;
 pub mod link;
 mod net;
 #[cfg(test)]
@@ -119,6 +121,7 @@ mod watch;
 mod world;
 
 pub use executor::{Crashed, JoinHandle, spawn, spawn_background};
+pub use ktls::{KtlsReceived, KtlsSocket};
 pub use net::{
     Addresses, BothKnobs, Host, Link, Net, Node, Resolver, Router, Switch, ToAddress, Way,
 };

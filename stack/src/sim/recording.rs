@@ -1,17 +1,17 @@
 //! A run as a capture file: every packet that a host sends, with the names of hosts, what became of it, and the secrets that open it.
 //!
-//! A packet's comment says which records begin in it, why it is sent again, and what happened to it on its way ("lost"). That is known
+//! A packet's comment says which records begin in it (for DTLS their epochs and numbers), why it is sent again, and what happened to it on its way ("lost"). That is known
 //! only later, and so are the secrets that must stand in front of the first packet they open. So packets wait in memory
 //! until the run is over; recording is for looking at a run, not for long ones.
 //!
 //! Each packet is there once, as it left its host; what arrives when is not in the file. The interface is named after the host. Times are virtual time since [`EPOCH`], so the
 //! same run gives the same file.
 
-use super::decode::{Names, RecordStart, View};
+use super::decode::{Names, RecordStart, View, dtls_records};
 use crate::clock::{Duration, Instant};
 use crate::device::capture::{Capture, Direction, InterfaceId};
 use crate::device::{CsumRequest, Offload, checksum};
-use crate::packet::TCP;
+use crate::packet::{TCP, UDP};
 use crate::tcp::HEADER_LEN;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What virtual time zero is on a calendar: 2030-01-01 00:00:00 UTC, in seconds since the Unix epoch.
 pub const EPOCH: Duration = Duration::from_secs(1_893_456_000);
+
+const HEADER_OF_UDP: usize = 8;
 
 /// How far back the packet is looked for that something happened to.
 const LOOK_BACK: usize = 256;
@@ -103,6 +105,16 @@ impl Recording {
             let lead = if comment.is_empty() { "record" } else { "," };
             // Writing to a String cannot fail.
             let _ = write!(comment, "{lead} #{}", record.number);
+        }
+        if let Some(view) = View::parse(packet).filter(|view| view.protocol == UDP) {
+            for header in dtls_records(view.transport.get(HEADER_OF_UDP..).unwrap_or_default()) {
+                let lead = if comment.is_empty() { "record" } else { "," };
+                let _ = write!(
+                    comment,
+                    "{lead} epoch {} #{}",
+                    header.epoch, header.sequence
+                );
+            }
         }
         self.bytes.extend_from_slice(packet);
         self.packets.push(Packet {

@@ -1,7 +1,7 @@
 //! Running: to the end, with many seeds, twice each, and down to the least that fails.
 
 use super::decode::Names;
-use super::invariant::{StreamReport, Totals, Violation};
+use super::invariant::{AssociationReport, StreamReport, Totals, Violation};
 use super::net::Net;
 use super::schedule::Schedule;
 use super::shrink::shrink;
@@ -15,6 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Once;
+use uktls_record::dtls::DiscardKind;
 
 /// Runs that shrinking may take.
 const MAX_SHRINK_RUNS: usize = 500;
@@ -34,6 +35,8 @@ pub struct Report {
     pub totals: Totals,
     /// Every direction of every connection, in the order of their first packets.
     pub streams: Vec<StreamReport>,
+    /// Every host's view of every DTLS association, in the order of their first keys.
+    pub associations: Vec<AssociationReport>,
     /// Who is who.
     pub names: Names,
     /// What went wrong, the dice's doing included.
@@ -69,6 +72,19 @@ impl fmt::Display for Report {
             )?;
             if let Some(inside) = stream.inside.filter(|inside| *inside > 0) {
                 write!(f, ", {inside} bytes that nobody read")?;
+            }
+        }
+        for association in &self.associations {
+            write!(
+                f,
+                "\n  {}: {} DTLS records sealed, {} opened",
+                self.names.connection(&association.flow),
+                association.sealed,
+                association.opened
+            )?;
+            let kinds = DiscardKind::ALL.into_iter().zip(association.dropped);
+            for (kind, count) in kinds.filter(|(_, count)| *count > 0) {
+                write!(f, ", {count} dropped as {}", kind.name())?;
             }
         }
         Ok(())
@@ -263,6 +279,7 @@ pub(super) fn run_to_end(world: &Rc<World>, limit: Duration) -> Result<Report, B
         events: checker.events(),
         totals: checker.totals(),
         streams: checker.streams().collect(),
+        associations: checker.associations().to_vec(),
         names: checker.names().clone(),
         schedule: world.whole_schedule(),
     };

@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use uktls_record::crypto_info::CryptoInfo;
 use uktls_record::header::ContentType;
 
-fn errno(errno: Errno) -> io::Error {
+pub(super) fn errno(errno: Errno) -> io::Error {
     io::Error::from_raw_os_error(errno.raw_os_error())
 }
 

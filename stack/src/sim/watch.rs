@@ -1,11 +1,14 @@
 //! Who sees everything: the clock, and the checker of invariants that every packet and record is shown to.
 
-use super::invariant::{Cause, Checker, Direction, Verdict, Violation};
+use super::host::Place;
+use super::invariant::{Cause, Checker, Direction, Record, Verdict, Violation};
 use super::link::{self, Effect};
 use crate::clock::Instant;
+use crate::dtls::end as dtls;
 use crate::engine::RecordEvent;
 use crate::tcp::FlowKey;
 use std::cell::{Cell, RefCell, RefMut};
+use uktls_record::dtls::EpochKeys;
 
 /// The watch of one run.
 #[derive(Debug)]
@@ -122,6 +125,54 @@ impl Watch {
                 checker.opened(flow, range, plaintext);
                 Ok(())
             }
+        };
+        drop(checker);
+        self.note(verdict);
+    }
+
+    /// Something happened in a DTLS association; `keys` are those that it seals with.
+    pub(super) fn association(
+        &self,
+        place: Place,
+        flow: &FlowKey,
+        keys: Option<&EpochKeys>,
+        event: &dtls::RecordEvent<'_>,
+    ) {
+        let (now, host) = (self.now(), place.node as u32);
+        let mut checker = self.checker();
+        let verdict = match (event, keys) {
+            (dtls::RecordEvent::SealsWith(keys), _) => {
+                checker.datagrams_sealed_with(flow, keys);
+                Ok(())
+            }
+            (
+                dtls::RecordEvent::Sealed {
+                    sequence,
+                    content_type,
+                    plaintext,
+                },
+                Some(keys),
+            ) => {
+                let record = Record::new(keys.epoch(), *sequence, content_type.0, plaintext);
+                checker.datagram_sealed(now, flow, keys, record)
+            }
+            (
+                dtls::RecordEvent::Opened {
+                    epoch,
+                    sequence,
+                    content_type,
+                    plaintext,
+                },
+                _,
+            ) => {
+                let record = Record::new(*epoch, *sequence, content_type.0, plaintext);
+                let life = u64::from(host) << 32 | u64::from(place.incarnation);
+                checker.datagram_opened(now, flow, life, record)
+            }
+            (dtls::RecordEvent::Dropped(kind), _) => {
+                checker.datagram_dropped(now, host, flow, *kind)
+            }
+            (dtls::RecordEvent::Sealed { .. }, None) => Ok(()),
         };
         drop(checker);
         self.note(verdict);

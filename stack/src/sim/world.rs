@@ -194,6 +194,10 @@ impl World {
         &self.touches
     }
 
+    pub(super) fn shared_touches(&self) -> Rc<Touches> {
+        self.touches.clone()
+    }
+
     // --- building ---
 
     pub(super) fn add_node(&self, name: &str, addresses: Vec<(IpAddr, u8)>, role: Role) -> usize {

@@ -120,6 +120,7 @@ impl Core {
                 while engine.udp_turn(now, index) == UdpTurn::More {}
                 engine.remove_udp(index);
             }
+            Touch::Records(index) => engine.on_records_client(index),
         }
         self.mark_dirty(place.node);
     }

@@ -18,6 +18,9 @@ use uktls_record::dtls::DiscardKind;
 /// Runs sent for one association before others get their turn.
 const PER_TURN: usize = 16;
 
+/// Turns that the records of a socket that goes away have: more than an end holds.
+const LAST_TURNS: usize = 256;
+
 /// How long a path MTU that a router reported is believed (RFC 1191 §6.3 suggests ten minutes).
 const PATH_MTU_AGE: Duration = Duration::from_secs(600);
 
@@ -142,6 +145,22 @@ impl<H: Host> Engine<H> {
                 buffer.resize(ROOM, 0);
             }
             self.records_turn(index, &mut buffer);
+        }
+        self.record_buffer = buffer;
+    }
+
+    /// The UDP socket's client is gone: sends the records that it sent before, if the association's client is gone as well or rests.
+    pub(super) fn send_last_records(&mut self, index: usize) {
+        let mut buffer = std::mem::take(&mut self.record_buffer);
+        buffer.resize(ROOM, 0);
+        for _ in 0..LAST_TURNS {
+            if self.association(index).is_none() {
+                break;
+            }
+            self.records_turn(index, &mut buffer);
+            if self.association(index).is_none_or(|it| !it.queued) {
+                break;
+            }
         }
         self.record_buffer = buffer;
     }

@@ -50,7 +50,8 @@
 //!
 //! The sockets implement tokio's `AsyncRead` and `AsyncWrite`, so rustls, hyper and others run on them unchanged; no tokio runtime
 //! is needed, or wanted. [`sleep`], [`timeout`] and [`now`] are virtual. Keys are set on a [`TcpStream`] exactly as in
-//! the daemon: [`TcpStream::set_ulp_tls`], [`TcpStream::set_tls_tx`], [`TcpStream::set_tls_rx`].
+//! the daemon: [`TcpStream::set_ulp_tls`], [`TcpStream::set_tls_tx`], [`TcpStream::set_tls_rx`]. For DTLS a [`KtlsSocket`] is laid over a
+//! [`UdpSocket`], and takes the keys of each epoch.
 //!
 //! # When it fails
 //!
@@ -76,7 +77,7 @@
 //! | `world` | one run: the event heap, and what moves when |
 //! | `host` | what a host's engine stands on; `route` what switches and routers do |
 //! | `raw` | hosts without a stack: for another TCP, middleboxes, floods |
-//! | `executor`, `time`, `tcp`, `udp` | what programs see |
+//! | `executor`, `time`, `tcp`, `udp`, `ktls` | what programs see; `association` is both sides' view of DTLS |
 //! | [`random`] | one seeded stream per entity and purpose; chances in parts per million |
 //! | [`link`] | one direction of a link with netem's knobs: what becomes of a packet, and when it arrives |
 //! | [`distribution`] | the shapes of jitter, as integer tables |

@@ -598,3 +598,20 @@ fn one_key_on_two_sockets_breaks_an_invariant() {
         assert!(text.contains(part), "{part:?} is missing in:\n{text}");
     }
 }
+
+/// Two records of each of two epochs, the second of all lost and the third doubled.
+pub(crate) fn exchange_of_four(net: &Net) {
+    let pair = pair(net, delay(1));
+    pair.link
+        .fault(Way::There, Fault::new(Action::Drop).dtls_epoch(1).nth(2));
+    pair.link.fault(
+        Way::There,
+        Fault::new(Action::Duplicate).dtls_epoch(2).nth(1),
+    );
+    pair.client.spawn(async {
+        let (_socket, records) = attached(CLIENT.0, CLIENT.1, true).await;
+        send_all(&records, 0, 2, Duration::from_millis(1)).await;
+        records.set_send_keys(&keys("up", 2, 0)).expect("keys");
+        send_all(&records, 2, 2, Duration::from_millis(1)).await;
+    });
+}

@@ -1,6 +1,8 @@
 //! Runs as capture files.
 
 use super::{echo, exchange, lossy, noise, serve, two};
+use std::io::ErrorKind;
+use std::process::Command;
 use uktls_stack::clock::Duration;
 use uktls_stack::sim::{self, Net, TcpStream};
 
@@ -71,5 +73,38 @@ fn a_run_that_fails_is_recorded_too() {
     assert_eq!(
         nowhere.map_err(|error| error.kind()),
         Err(std::io::ErrorKind::NotFound)
+    );
+}
+
+/// There is no handshake in the file, so nobody can derive keys from secrets: what is to be seen is headers, names and comments.
+#[test]
+fn datagrams_say_which_records_they_hold_and_what_became_of_them() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("dtls.pcapng");
+    let net = Net::new(1);
+    net.record(&path).expect("a temporary file");
+    super::dtls::exchange_of_four(&net);
+    net.run();
+    let fields = "-N n -d udp.port==4433,dtls -T fields -e ip.dst_host -e dtls.record.epoch -e dtls.record.sequence_number -e frame.comment";
+    let tshark = Command::new("tshark")
+        .arg("-r")
+        .arg(&path)
+        .args(fields.split(' '))
+        .output();
+    let output = match tshark {
+        Ok(output) => output,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            eprintln!("tshark is not installed: its view of the recording was not checked");
+            return;
+        }
+        Err(error) => panic!("tshark: {error}"),
+    };
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        shown,
+        "server\t1\t0\trecord epoch 1 #0\n\
+         server\t1\t1\trecord epoch 1 #1; dropped by a fault\n\
+         server\t2\t0\trecord epoch 2 #0; duplicated\n\
+         server\t2\t1\trecord epoch 2 #1\n"
     );
 }

@@ -1,7 +1,8 @@
 //! The options of the three commands.
 
+use super::super::Failure;
+use super::super::limits::parse_bytes;
 use super::super::options::{Cipher, KeyLogOption, SocketOption, StackOptions};
-use super::super::{Failure, bench};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -123,7 +124,7 @@ pub(super) struct Role {
 fn rate(text: &str) -> Result<u64, Failure> {
     match text {
         "0" => Ok(0),
-        text => bench::parse_bytes(text),
+        text => parse_bytes(text),
     }
 }
 

@@ -11,7 +11,8 @@
 //!   ends with its last process, the folder with its guard.
 //! - A failure shows what the programs said.
 //!
-//! What is deliberately not here: links that lose packets, and virtual time; those tests are the stack's own.
+//! Most tests let `uktls up` bring the stack up ([`Daemon`]). Where packets are to be lost on their way to the kernel, it runs in the test's own process,
+//! behind a wire ([`Wired`]). What is deliberately not here: virtual time; those tests are the stack's own.
 
 mod files;
 mod namespace;
@@ -19,13 +20,15 @@ mod peers;
 mod process;
 mod program;
 mod stack;
+mod wired;
 
 pub use files::{Folder, checksum, dense, pattern, sparse};
-pub use namespace::Network;
+pub use namespace::{Network, as_root};
 pub use peers::{Certificate, Nginx, SServer, openssl_options};
 pub use process::{Finished, Process, tool, unprivileged};
 pub use program::{example, uktls_program};
 pub use stack::{Daemon, Serve};
+pub use wired::Wired;
 
 use std::time::{Duration, Instant};
 

@@ -23,6 +23,28 @@ pub struct Network {
     network: Arc<File>,
 }
 
+/// Runs `body`, the test function of this name, with the right to move threads between networks: as root of a user namespace, in a process of its own,
+/// unless it is root's already.
+#[track_caller]
+pub fn as_root(test: &str, body: impl FnOnce()) {
+    const INSIDE: &str = "UKTLS_TEST_AS_ROOT";
+    if rustix::process::geteuid().is_root() {
+        return body();
+    }
+    assert!(
+        std::env::var_os(INSIDE).is_none(),
+        "a user namespace in which nobody is root"
+    );
+    let own = std::env::current_exe().expect("a test program knows its own path");
+    let mut command = Command::new(tool("unshare"));
+    command.args(["--map-root-user"]).arg(own);
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
+    command.env(INSIDE, "1");
+    let finished = finish(command, PATIENCE * 2);
+    let passed = finished.stdout.windows(8).any(|at| at == b"1 passed");
+    assert!(passed, "{}", finished.describe());
+}
+
 impl Network {
     /// Makes one.
     #[track_caller]
@@ -54,6 +76,20 @@ impl Network {
         };
         network.run("ip", &["link", "set", "lo", "up"]).success();
         network
+    }
+
+    /// Does `work` on a thread that is inside. Sockets and devices that it opens stay there. For tests that run [`as_root`].
+    #[track_caller]
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        assert!(self.user.is_none(), "only root's threads move");
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let network = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(self.network.as_fd(), network).expect("may enter");
+                work()
+            });
+            thread.join().expect("the thread that was inside")
+        })
     }
 
     /// A command that will run inside.

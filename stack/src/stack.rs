@@ -88,6 +88,14 @@ pub struct Handle {
     next_id: Arc<AtomicU64>,
 }
 
+impl std::fmt::Debug for Stack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stack")
+            .field("threads", &self.threads.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Stack {
     /// Starts one shard for each device queue. Also sets the process's SIGBUS handler, which sealing from mapped files needs.
     ///

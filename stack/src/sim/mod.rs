@@ -90,6 +90,7 @@
 //! | [`invariant`] | what must hold in every run, checked on every packet |
 //! | [`decode`] | a packet as a readable line |
 //! | [`recording`] | a run as a capture file |
+//! | [`wire`] | the link model in real time, between two devices |
 
 mod association;
 pub mod damage;
@@ -119,6 +120,7 @@ mod time;
 mod trace;
 mod udp;
 mod watch;
+pub mod wire;
 mod world;
 
 pub use executor::{Crashed, JoinHandle, spawn, spawn_background};

@@ -1,4 +1,4 @@
-//! TCP under loss: our sender beside Linux's CUBIC, over the same emulated wire to the same receiver; and our receiver beside Linux's.
+//! TCP under loss: our sender beside Linux's CUBIC, over the same [emulated wire](uktls_stack::sim::wire) to the same receiver; and our receiver beside Linux's.
 //!
 //! A cell is a kind of trouble at a round-trip time; a run of it transfers for some seconds and counts the bytes that arrive. Both
 //! sides of a pair meet the same seeds, so the nth packet of one is lost when the other's is, and the two runs of a pair go on at the same time,
@@ -9,11 +9,9 @@
 //! | --- | --- |
 //! | [`ends`] | who sends and who receives |
 //! | [`run`] | one run, in a process of its own |
-//! | [`wire`] | the link model in real time, between two devices |
 
 mod ends;
 pub(crate) mod run;
-mod wire;
 
 use super::super::supervise::{Child, Supervisor, ourselves};
 use super::super::{Context, Failure};
@@ -258,7 +256,7 @@ pub(super) fn run(args: &Args, say: &dyn Fn(&str)) -> Result<Report, Failure> {
             cells[cell].name,
             name_of(side),
             goodput(&outcomes),
-            outcomes.wire.late_mean,
+            outcomes.late_mean,
         ));
         results[cell][side as usize].push(outcomes);
         Ok(())
@@ -353,7 +351,7 @@ fn report(cells: &[Cell], results: &[[Vec<Outcomes>; 2]]) -> Report {
     // By run, the logarithms of the ratios of the grid's cells.
     let mut grid: Vec<Vec<f64>> = Vec::new();
     for (cell, [linux, ours]) in cells.iter().zip(results) {
-        late.extend(linux.iter().chain(ours).map(|run| run.wire.late_mean));
+        late.extend(linux.iter().chain(ours).map(|run| run.late_mean));
         if cell.flows > 1 {
             let index = |runs: &[Outcomes]| median(&runs.iter().map(jain).collect::<Vec<_>>());
             if let (Some(value), Some(peer)) = (index(ours), index(linux)) {
@@ -393,13 +391,14 @@ fn report(cells: &[Cell], results: &[[Vec<Outcomes>; 2]]) -> Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::Account;
 
     fn outcomes(bytes: &[u64]) -> Outcomes {
         Outcomes {
             bytes: bytes.to_vec(),
             seconds: 8.0,
-            wire: Account::default(),
+            late_mean: 0.0,
+            lost: 0,
+            overflowed: 0,
             timeouts: 0,
             retransmits: 0,
         }

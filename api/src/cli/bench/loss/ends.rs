@@ -3,7 +3,6 @@
 use super::super::super::{Context, Failure};
 use super::Whose;
 use super::run::{joined, ready};
-use super::wire::{self, End};
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, IoSliceMut};
@@ -19,6 +18,7 @@ use uktls_stack::address::ACCEPTED_LEN;
 use uktls_stack::device::interface::{self, IpCidr};
 use uktls_stack::device::plain_tun::PlainTun;
 use uktls_stack::handle::{ClientEnd, ConnectRequest, ListenRequest, Reply, SocketOptions};
+use uktls_stack::sim::wire::{self, End};
 use uktls_stack::stack::{Limits, Stack, StackConfig};
 
 const MTU: usize = 1500;
@@ -54,7 +54,7 @@ fn tun(address: Ipv4Addr) -> Result<End, Failure> {
 
 /// Our stack at this address, and the wire's end of its device.
 fn our_stack(address: Ipv4Addr) -> Result<(End, Stack), Failure> {
-    let (device, end) = wire::inside(MTU)?;
+    let (device, end) = wire::inside(MTU).context(|| "cannot make a device".into())?;
     let config = StackConfig {
         addresses: vec![(address.into(), 24)],
         mtu: MTU,

@@ -11,7 +11,6 @@
 
 use super::super::super::{Context, Failure, Outcome, netns};
 use super::ends::{Origin, Target};
-use super::wire::{Account, End, Wire};
 use super::{Trouble, Whose};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,6 +25,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 use uktls_stack::device::capture::Capture;
 use uktls_stack::sim::link::Direction;
+use uktls_stack::sim::wire::{End, Wire};
 
 /// Bytes a write hands over.
 const CHUNK: usize = 64 << 10;
@@ -67,8 +67,11 @@ pub(super) struct Outcomes {
     pub(super) bytes: Vec<u64>,
     /// How long was counted.
     pub(super) seconds: f64,
-    /// What the wire says.
-    pub(super) wire: Account,
+    /// How late the wire handed packets on, on average, in microseconds.
+    pub(super) late_mean: f64,
+    /// Packets on their way there that the wire lost, and that found its queue full.
+    pub(super) lost: u64,
+    pub(super) overflowed: u64,
     /// Retransmission timeouts of our side.
     pub(super) timeouts: u64,
     /// Segments sent again by our side.
@@ -93,7 +96,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         ],
     };
     let stop = Arc::new(AtomicBool::new(false));
-    let wire = on_thread("wire", &stop, |stop| wire.run(stop))?;
+    let wire = wire.start().context(|| "cannot start the wire".into())?;
     let outgoing = origin.connect(args.flows)?;
     let incoming = target.accept(args.flows)?;
     let sender = on_thread("sender", &stop, move |stop| send(&outgoing, stop))?;
@@ -101,10 +104,13 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let (timeouts, retransmits) = origin.figures();
     stop.store(true, Ordering::Relaxed);
     joined(sender)?;
+    let account = wire.stop().context(|| "the wire failed".into())?;
     let outcomes = Outcomes {
         bytes,
         seconds: args.seconds,
-        wire: joined(wire)?,
+        late_mean: account.late_mean,
+        lost: account.directions[0].lost,
+        overflowed: account.directions[0].overflowed,
         timeouts,
         retransmits,
     };

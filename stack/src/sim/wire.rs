@@ -1,23 +1,26 @@
 //! A wire in real time: two devices, and the simulator's link model between them.
 //!
+//! For what cannot run in virtual time, such as the kernel's TCP on a TUN: it meets the same faults as in a simulation, though not at the
+//! same times, so that a run here does not repeat byte for byte.
+//!
 //! One thread reads both ends, asks the model what becomes of each packet and hands it on when its time has come. The model
 //! counts from the moment the packet was read. How late the thread itself is, which is the wire's own error, is measured with every packet.
 
-use super::super::super::{Context, Failure};
+use super::link::{Delivery, Direction, LinkCounters};
+use crate::clock::{Duration, Instant};
+use crate::device::{Capabilities, Device, Offload};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
-use rustix::fd::OwnedFd;
-use serde::{Deserialize, Serialize};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::time::{ClockId, clock_gettime};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use uktls_stack::clock::Instant;
-use uktls_stack::device::{Capabilities, Device, Offload};
-use uktls_stack::sim::link::{Delivery, Direction};
+use std::thread::JoinHandle;
 
 /// Packets taken from one end before the other gets its turn.
 const TURN: usize = 16;
@@ -27,27 +30,35 @@ const LONGEST_SLEEP: u64 = 20_000_000;
 const ROOM: usize = 65_536;
 
 /// One end of the wire.
-pub(super) type End = Box<dyn Device + Send>;
+pub type End = Box<dyn Device + Send>;
 
 /// Two ends and a model for each direction: from the first to the second, and back.
-pub(super) struct Wire {
-    pub(super) ends: [End; 2],
-    pub(super) directions: [Direction; 2],
+pub struct Wire {
+    /// What it joins.
+    pub ends: [End; 2],
+    /// What becomes of packets: from the first end to the second, and back.
+    pub directions: [Direction; 2],
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire")
+            .field("directions", &self.directions)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a wire did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Account {
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Account {
     /// Packets handed on.
-    pub(super) delivered: u64,
+    pub delivered: u64,
     /// How late on average, in microseconds.
-    pub(super) late_mean: f64,
+    pub late_mean: f64,
     /// How late 99 of 100 were at most, in microseconds (a power of two).
-    pub(super) late_p99: u64,
-    /// Packets that the model lost, first direction.
-    pub(super) lost: u64,
-    /// Packets that found the queue full, first direction.
-    pub(super) overflowed: u64,
+    pub late_p99: u64,
+    /// What the model did, by direction.
+    pub directions: [LinkCounters; 2],
 }
 
 /// A packet on its way, ordered by its time and then by its number.
@@ -60,12 +71,24 @@ struct Due {
 }
 
 impl Wire {
-    /// Carries packets until told to stop.
-    pub(super) fn run(mut self, stop: &AtomicBool) -> Result<Account, Failure> {
+    /// Carries packets, on a thread of its own, until told to stop.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn start(self) -> io::Result<Running> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let thread = std::thread::Builder::new().name("wire".into());
+        let thread = thread.spawn(move || self.run(&told))?;
+        Ok(Running {
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    fn run(mut self, stop: &AtomicBool) -> io::Result<Account> {
         // Best effort: with the usual slack of 50 µs the wire is that much later, which the account shows.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-        let epoch = std::time::Instant::now();
-        let now = || Instant::from_nanos(epoch.elapsed().as_nanos() as u64);
         let mut under_way: BinaryHeap<Reverse<Due>> = BinaryHeap::new();
         let mut deliveries: Vec<Delivery<Vec<u8>>> = Vec::new();
         let mut buffer = vec![0; 65_535];
@@ -105,7 +128,7 @@ impl Wire {
                             }
                         }
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                        Err(error) => return Err(error).context(|| "the wire's end failed".into()),
+                        Err(error) => return Err(error),
                     }
                 }
             }
@@ -119,13 +142,12 @@ impl Wire {
         }
         account.late_mean = late_total as f64 / account.delivered.max(1) as f64 / 1_000.0;
         account.late_p99 = percentile(&late, account.delivered);
-        account.lost = self.directions[0].counters().lost;
-        account.overflowed = self.directions[0].counters().overflowed;
+        account.directions = self.directions.each_ref().map(|it| *it.counters());
         Ok(account)
     }
 
     /// Until a packet comes or so many nanoseconds have passed.
-    fn sleep(&self, nanos: u64) -> Result<(), Failure> {
+    fn sleep(&self, nanos: u64) -> io::Result<()> {
         let mut fds: Vec<PollFd<'_>> = (self.ends.iter())
             .filter_map(|end| end.fd())
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
@@ -136,9 +158,48 @@ impl Wire {
         };
         match rustix::event::poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno).context(|| "the wire cannot wait".into()),
+            Err(errno) => Err(errno.into()),
         }
     }
+}
+
+/// A wire that carries packets. Dropping it ends that.
+#[derive(Debug)]
+pub struct Running {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<io::Result<Account>>>,
+}
+
+impl Running {
+    /// Ends it, and tells what it did.
+    ///
+    /// # Errors
+    /// It ended before, because an end failed.
+    pub fn stop(mut self) -> io::Result<Account> {
+        self.end()
+    }
+
+    fn end(&mut self) -> io::Result<Account> {
+        self.stop.store(true, Ordering::Relaxed);
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(account)) => account,
+            Some(Err(_)) => Err(io::Error::other("the wire's thread panicked")),
+            None => Ok(Account::default()),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Who wants to know how it ended asks.
+        let _ = self.end();
+    }
+}
+
+/// The time on the clock that the stack's shards go by.
+fn now() -> Instant {
+    let time = clock_gettime(ClockId::Monotonic);
+    Instant::ZERO + Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// The power of two below which 99 of 100 of the counted values lie.
@@ -154,7 +215,8 @@ fn percentile(counts_by_log: &[u64], all: u64) -> u64 {
 }
 
 /// A device within this process that can be waited for: one end for a stack, the other for a wire.
-pub(super) struct Inside {
+#[derive(Debug)]
+pub struct Inside {
     mtu: usize,
     outgoing: Sender<Vec<u8>>,
     incoming: Receiver<Vec<u8>>,
@@ -165,10 +227,13 @@ pub(super) struct Inside {
 }
 
 /// Two joined devices.
-pub(super) fn inside(mtu: usize) -> Result<(Inside, Inside), Failure> {
-    let door = || -> Result<Arc<OwnedFd>, Failure> {
+///
+/// # Errors
+/// No descriptor is left.
+pub fn inside(mtu: usize) -> io::Result<(Inside, Inside)> {
+    let door = || -> io::Result<Arc<OwnedFd>> {
         let fd = rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC);
-        Ok(Arc::new(fd.context(|| "cannot make an eventfd".into())?))
+        Ok(Arc::new(fd?))
     };
     let (left, right) = (door()?, door()?);
     let (to_right, from_left) = crossbeam_channel::bounded(ROOM);
@@ -238,8 +303,7 @@ impl Device for Inside {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-    use uktls_stack::sim::link::{Knobs, Rate};
+    use crate::sim::link::{Knobs, Rate};
 
     #[test]
     fn packets_arrive_when_the_model_says_and_no_earlier() {
@@ -257,10 +321,8 @@ mod tests {
                 Direction::new(1, "back", Knobs::default()),
             ],
         };
-        let stop = Arc::new(AtomicBool::new(false));
-        let told = stop.clone();
-        let thread = std::thread::spawn(move || wire.run(&told));
-        let sent = std::time::Instant::now();
+        let wire = wire.start().unwrap();
+        let sent = now();
         for number in 0..5 {
             sender
                 .send(&Offload::NONE, &[0x45; 1_000], &[IoSlice::new(&[number])])
@@ -272,7 +334,7 @@ mod tests {
                 match receiver.receive(&mut buffer) {
                     Ok((length, _)) => break length,
                     Err(_) => {
-                        assert!(sent.elapsed() < Duration::from_secs(10));
+                        assert!(now() - sent < Duration::from_secs(10));
                         let mut door = [PollFd::from_borrowed_fd(
                             receiver.fd().unwrap(),
                             PollFlags::IN,
@@ -286,15 +348,11 @@ mod tests {
                 }
             };
             // A millisecond a packet on the line, then the way.
-            assert!(sent.elapsed() >= Duration::from_millis(31 + u64::from(number)));
+            assert!(now() - sent >= Duration::from_millis(31 + u64::from(number)));
             assert_eq!((length, buffer[1_000]), (1_001, number));
         }
-        stop.store(true, Ordering::Relaxed);
-        let account = thread.join().unwrap().unwrap();
-        assert_eq!(
-            (account.delivered, account.lost, account.overflowed),
-            (5, 0, 0)
-        );
+        let account = wire.stop().unwrap();
+        assert_eq!((account.delivered, account.directions[0].delivered), (5, 5));
         assert!(account.late_mean >= 0.0 && account.late_p99 > 0);
     }
 

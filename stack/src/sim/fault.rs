@@ -174,6 +174,17 @@ impl Fault {
         self
     }
 
+    /// The same from `now` on.
+    pub(super) fn not_before(self, now: Instant) -> Fault {
+        let since = self.since.max(now);
+        self.since(since)
+    }
+
+    /// The same up to `now`.
+    pub(super) fn end(&mut self, now: Instant) {
+        self.until = self.until.min(now);
+    }
+
     /// Of all those only the nth; the first is 1.
     pub const fn nth(mut self, nth: u64) -> Fault {
         self.which = Which::Nth(nth);

@@ -8,7 +8,7 @@ use super::raw::RawHost;
 use super::recording::Secrets;
 use super::route::Prefix;
 use super::run::{Failure, Report, Runs};
-use super::schedule::Schedule;
+use super::schedule::{Change, Schedule};
 use super::world::{Role, World};
 use crate::clock::{Duration, Instant};
 use crate::counters::Counters;
@@ -127,18 +127,19 @@ impl Net {
 
     /// Nothing passes between the two hosts, either way, whatever links there are. What is under way arrives.
     pub fn partition(&self, a: &Host, b: &Host) {
-        self.partition_one_way(a, b);
-        self.partition_one_way(b, a);
+        let change = Change::Partition(vec![a.name()], vec![b.name()]);
+        self.world.request(change);
     }
 
     /// Nothing passes from `from` to `to`; the other way is open.
     pub fn partition_one_way(&self, from: &Host, to: &Host) {
-        self.world.sever(from.node, to.node, true);
+        let change = Change::OneWayPartition(vec![from.name()], vec![to.name()]);
+        self.world.request(change);
     }
 
     /// All partitions end.
     pub fn heal(&self) {
-        self.world.heal();
+        self.world.request(Change::Heal);
     }
 
     /// Adds what is to go wrong: effects on packets by number, targeted faults, changes at times. Directions are called
@@ -147,7 +148,8 @@ impl Net {
         self.world.schedule(schedule, false);
     }
 
-    /// Exactly this goes wrong and nothing else: the links roll no dice. For a schedule that a failed run has printed.
+    /// Exactly this goes wrong and nothing else: the links roll no dice, and what programs do to the network while it runs, or by
+    /// [`Link::fault`], is not done. For a schedule that a failed run has printed.
     pub fn replay(&self, schedule: &Schedule) {
         self.world.schedule(schedule, true);
     }
@@ -280,12 +282,12 @@ impl Host {
 
     /// Everything on it is gone at once: tasks, connections, what its stack knew. Nobody is told.
     pub fn crash(&self) {
-        self.world.crash(self.node);
+        self.world.request(Change::Crash(self.name()));
     }
 
     /// It starts again, and its [programs](Self::program) with it.
     pub fn restart(&self) {
-        self.world.restart(self.node);
+        self.world.request(Change::Restart(self.name()));
     }
 }
 
@@ -387,8 +389,7 @@ impl Link {
 
     /// Turns knobs in one direction.
     pub fn turn(&self, way: Way, turn: impl FnOnce(&mut Knobs)) {
-        self.world
-            .with_wire(self.wire(way), |direction| turn(&mut direction.knobs));
+        self.world.turn_knobs(self.wire(way), turn);
     }
 
     /// Turns knobs in both directions.
@@ -409,14 +410,12 @@ impl Link {
 
     /// A targeted fault, from now on.
     pub fn fault(&self, way: Way, fault: Fault) {
-        self.world
-            .with_wire(self.wire(way), |direction| direction.add_fault(fault));
+        self.world.add_fault(self.wire(way), fault);
     }
 
     /// Takes all targeted faults away.
     pub fn clear_faults(&self, way: Way) {
-        self.world
-            .with_wire(self.wire(way), |direction| direction.clear_faults());
+        self.world.clear_faults(self.wire(way));
     }
 
     /// What has happened in one direction.

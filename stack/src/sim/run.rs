@@ -39,7 +39,7 @@ pub struct Report {
     pub associations: Vec<AssociationReport>,
     /// Who is who.
     pub names: Names,
-    /// What went wrong, the dice's doing included.
+    /// What went wrong, the dice's and the programs' doing included.
     pub schedule: Schedule,
 }
 
@@ -256,6 +256,7 @@ fn broken(world: &World, violation: &Violation) -> Box<Failure> {
 pub(super) fn run_to_end(world: &Rc<World>, limit: Duration) -> Result<Report, Box<Failure>> {
     let outcome = catching(|| {
         let _entered = world.enter();
+        world.begin();
         let outcome = drive(world, Instant::ZERO + limit);
         world.end();
         outcome

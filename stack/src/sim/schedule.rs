@@ -61,6 +61,55 @@ impl Knob {
     }
 }
 
+impl Knob {
+    /// The knobs that are not the same in both, as they are `after`.
+    pub fn turned(before: &Knobs, after: &Knobs) -> Vec<Knob> {
+        let all = |knobs: &Knobs| {
+            let Knobs {
+                up,
+                mtu,
+                delay,
+                jitter,
+                jitter_correlation,
+                distribution,
+                jitter_reorders,
+                loss,
+                duplicate,
+                reorder,
+                corrupt,
+                forge,
+                truncate,
+                rate,
+                limit,
+                ecn_threshold,
+            } = knobs.clone();
+            [
+                Knob::Up(up),
+                Knob::Mtu(mtu),
+                Knob::Delay(delay),
+                Knob::Jitter(jitter),
+                Knob::JitterCorrelation(jitter_correlation),
+                Knob::Distribution(distribution),
+                Knob::JitterReorders(jitter_reorders),
+                Knob::Loss(loss),
+                Knob::Duplicate(duplicate),
+                Knob::Reorder(reorder),
+                Knob::Corrupt(corrupt),
+                Knob::Forge(forge),
+                Knob::Truncate(truncate),
+                Knob::Rate(rate),
+                Knob::Limit(limit),
+                Knob::EcnThreshold(ecn_threshold),
+            ]
+        };
+        let pairs = all(before).into_iter().zip(all(after));
+        pairs
+            .filter(|(before, after)| before != after)
+            .map(|(_, after)| after)
+            .collect()
+    }
+}
+
 /// Something that changes in the network at a time.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Change {
@@ -126,6 +175,22 @@ impl Schedule {
         self.events.extend(
             events.map(|effect| Event::Packet(direction.to_owned(), verdict.number, effect)),
         );
+    }
+
+    /// Adds an event of any kind.
+    pub fn push(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// The targeted faults of this direction end now, those that began.
+    pub(super) fn end_faults(&mut self, direction: &str, now: Instant) {
+        for event in &mut self.events {
+            if let Event::Fault(name, fault) = event
+                && name == direction
+            {
+                fault.end(now);
+            }
+        }
     }
 
     /// Everything, in the order it was added.
@@ -355,6 +420,7 @@ mod tests {
             let mut one = Knobs::default();
             knob.turn(&mut one);
             assert!(!turned.contains(&one), "{}", source::knob(knob));
+            assert!(Knob::turned(&Knobs::default(), &one) == std::slice::from_ref(knob));
             turned.push(one);
         }
     }

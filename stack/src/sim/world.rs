@@ -7,6 +7,7 @@
 //! Packets that arrive in the order in which they were sent wait in a queue of their wire, of which only the first stands in the
 //! heap, so that the heap stays small whatever is in flight. The order of events is the same as if all did.
 
+mod changes;
 mod core;
 
 use super::executor::Executor;
@@ -16,7 +17,7 @@ use super::link::{Delivery, Direction, Knobs};
 use super::raw::Inbox;
 use super::recording::Secrets;
 use super::route::Prefix;
-use super::schedule::{Change, Knob, Schedule};
+use super::schedule::{Change, Schedule};
 use super::watch::Watch;
 use crate::clock::{Duration, Instant};
 use crate::counters::Counters;
@@ -142,7 +143,7 @@ struct Core {
     /// What goes wrong as told, and whether the dice are not rolled.
     given: Schedule,
     replaying: bool,
-    /// What the dice did.
+    /// What the dice and programs did.
     rolled: Schedule,
     changes: Vec<Change>,
     /// Changes that are due.
@@ -158,6 +159,8 @@ pub(super) struct World {
     touches: Rc<Touches>,
     core: RefCell<Core>,
     settling: Cell<u64>,
+    /// It is no longer being built.
+    running: Cell<bool>,
 }
 
 /// Why a run cannot go on.
@@ -179,6 +182,7 @@ impl World {
             touches: Rc::default(),
             core: RefCell::default(),
             settling: Cell::new(0),
+            running: Cell::new(false),
         })
     }
 
@@ -306,82 +310,6 @@ impl World {
         let result = act(&mut core.wires[wire].direction);
         core.topology_changed();
         result
-    }
-
-    pub(super) fn sever(&self, from: usize, to: usize, on: bool) {
-        let mut core = self.core.borrow_mut();
-        if on {
-            core.severed.insert((from, to));
-        } else {
-            core.severed.remove(&(from, to));
-        }
-    }
-
-    /// All partitions end.
-    pub(super) fn heal(&self) {
-        self.core.borrow_mut().severed.clear();
-    }
-
-    /// What goes wrong, from the start of the run. With `replaying` nothing else does, and later schedules are ignored.
-    pub(super) fn schedule(&self, schedule: &Schedule, replaying: bool) {
-        let mut core = self.core.borrow_mut();
-        if core.replaying {
-            return;
-        }
-        core.replaying = replaying;
-        let old = std::mem::take(&mut core.given);
-        let events = old.events().iter().chain(schedule.events()).cloned();
-        core.given = events.collect();
-        for (at, change) in schedule.changes() {
-            let number = core.changes.len();
-            core.changes.push(change.clone());
-            core.push(at, Event::Change(number));
-        }
-        for wire in 0..core.wires.len() {
-            core.tell_wire(wire);
-        }
-    }
-
-    /// Everything that goes wrong in this run: what was given, and what the dice did.
-    pub(super) fn whole_schedule(&self) -> Schedule {
-        let core = self.core.borrow();
-        let (given, rolled) = (core.given.events(), core.rolled.events());
-        given.iter().chain(rolled).cloned().collect()
-    }
-
-    fn change(&self, number: usize) {
-        let change = self.core.borrow().changes[number].clone();
-        let nodes = |names: &[String]| -> Vec<usize> {
-            names
-                .iter()
-                .filter_map(|name| self.node_named(name))
-                .collect()
-        };
-        let sever = |from: &[usize], to: &[usize]| {
-            for &from in from {
-                to.iter().for_each(|&to| self.sever(from, to, true));
-            }
-        };
-        match change {
-            Change::Knob(name, knob) => self.turn(&name, &knob),
-            Change::Partition(left, right) => {
-                let (left, right) = (nodes(&left), nodes(&right));
-                sever(&left, &right);
-                sever(&right, &left);
-            }
-            Change::OneWayPartition(from, to) => sever(&nodes(&from), &nodes(&to)),
-            Change::Heal => self.heal(),
-            Change::Crash(name) => nodes(&[name]).iter().for_each(|&node| self.crash(node)),
-            Change::Restart(name) => nodes(&[name]).iter().for_each(|&node| self.restart(node)),
-        }
-    }
-
-    fn turn(&self, name: &str, knob: &Knob) {
-        let mut core = self.core.borrow_mut();
-        if let Some(wire) = core.wires.iter_mut().find(|wire| wire.name == name) {
-            knob.turn(&mut wire.direction.knobs);
-        }
-        core.topology_changed();
     }
 
     // --- asking ---

@@ -4,6 +4,7 @@ mod dtls;
 mod failing;
 mod network;
 mod recording;
+mod shrinking;
 mod sockets;
 mod tls;
 

@@ -11,7 +11,7 @@
 mod memory;
 
 use super::arena::{Arena, LARGE_CHUNK, Pool, SMALL_CHUNK};
-use super::file::{FileRange, READ_AHEAD, Way};
+use super::file::{FileRange, READ_AHEAD, Way, prefetch};
 use super::job::{Helped, Job, JobKind};
 use super::sigbus::Window;
 use super::source::Then;
@@ -652,6 +652,7 @@ impl Emitter {
                 {
                     break;
                 }
+                prefetch(&bytes[from..from + take]);
                 batch.seal_from(
                     ContentType::APPLICATION_DATA,
                     &bytes[from..from + take],

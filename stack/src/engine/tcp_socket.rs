@@ -13,8 +13,9 @@ use std::time::Duration;
 use uktls_record::crypto_info::CryptoInfo;
 use uktls_record::error::Error;
 
-/// Bytes that are sealed before they are sent: what two super-segments hold, so that it is all still in the cache.
-const BATCH: usize = 128 * 1024;
+/// Bytes that are sealed before they are sent: what four super-segments hold. They are all still in the cache then, and a
+/// receiver on the same machine that wakes at the first has not slept again before the last.
+const BATCH: usize = 256 * 1024;
 /// Bytes that one socket may send before others get their turn.
 const TURN: usize = 512 * 1024;
 /// Below this congestion window, in segments, and for this many bytes after idle, the adaptive layout sends records of one segment.

@@ -239,6 +239,8 @@ pub enum SocketRequest {
     Datagram(DatagramRequest),
     /// Announce data records as well, so that the client learns where each ends.
     SetRecordEnds(bool),
+    /// Whether an AF_KTLS socket is attached to a TCP connection.
+    SetAttached(bool),
 }
 
 /// An act on a UDP socket, or on the DTLS association that is attached to it.

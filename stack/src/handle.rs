@@ -102,6 +102,9 @@ pub enum SocketOp {
     SetAdaptiveRecords(bool),
     /// Announce data records too, so that the client learns where each ends.
     SetRecordEnds(bool),
+    /// Whether an AF_KTLS socket is attached: `EINVAL` when there is one already, or the ULP; `ENOTCONN` for a connection whose end
+    /// the client was told of. Given up, what is not opened yet goes on as it came.
+    SetAttached(bool),
     /// Everything that `uktls stat` shows of it, the end's reason included.
     Info,
     /// Reset the connection now.

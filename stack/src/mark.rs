@@ -16,8 +16,10 @@
 //!                  v v | index = i            two bits of it a byte, least significant first
 //! ```
 //!
-//! Client → stack: [`Mark::TxKeys`], [`Mark::Record`], [`Mark::RecordEnd`], [`Mark::RecordOpen`], [`Mark::File`].
-//! Stack → client (only once the client attached the TLS ULP): [`Mark::Control`], [`Mark::Error`].
+//! Client → stack: [`Mark::TxKeys`], [`Mark::TxEnd`], [`Mark::Record`], [`Mark::RecordEnd`], [`Mark::RecordOpen`], [`Mark::File`],
+//! [`Mark::MaxPayload`], [`Mark::Sequence`].
+//! Stack → client (only once the client attached the TLS ULP or an AF_KTLS socket): [`Mark::Control`], [`Mark::Error`],
+//! [`Mark::RxKeys`], [`Mark::RxEnd`]. Both ways: [`Mark::Raw`].
 
 /// Length of an encoded mark in bytes.
 pub const MARK_LEN: usize = 64;
@@ -81,6 +83,26 @@ pub enum Mark {
         /// Linux errno value, such as 74 (`EBADMSG`).
         errno: i32,
     },
+    /// Client → stack: keys for sending are in force no more; bytes behind this mark leave as they are.
+    TxEnd,
+    /// Client → stack: records behind this mark hold at most so many bytes. Closes an open record first.
+    MaxPayload {
+        /// Plaintext of a record.
+        bytes: u32,
+    },
+    /// Client → stack: everything in front is sealed by the time that the attached socket is written a [`SendfileResult`] whose
+    /// `sent` is the next record's sequence number. Without keys its `errno` is `EBADMSG`.
+    Sequence,
+    /// Both ways: the next `len` bytes are what they are on the wire, although keys are in force. Towards the stack, what the owner
+    /// of the socket beneath sends directly; towards the client, a record that an AF_KTLS socket leaves to that owner.
+    Raw {
+        /// Number of bytes.
+        len: u32,
+    },
+    /// Stack → client, AF_KTLS: the keys for receiving that were set last are in force from here, and errors before this are over.
+    RxKeys,
+    /// Stack → client, AF_KTLS: keys for receiving are in force no more; bytes behind this mark are what they are on the wire.
+    RxEnd,
 }
 
 const KIND_TX_KEYS: u8 = 1;
@@ -90,6 +112,12 @@ const KIND_RECORD_OPEN: u8 = 4;
 const KIND_FILE: u8 = 5;
 const KIND_CONTROL: u8 = 6;
 const KIND_ERROR: u8 = 7;
+const KIND_TX_END: u8 = 8;
+const KIND_MAX_PAYLOAD: u8 = 9;
+const KIND_SEQUENCE: u8 = 10;
+const KIND_RAW: u8 = 11;
+const KIND_RX_KEYS: u8 = 12;
+const KIND_RX_END: u8 = 13;
 
 const FLAG_REPLY: u8 = 1;
 const FLAG_HOLD: u8 = 2;
@@ -140,6 +168,12 @@ impl Mark {
                 (KIND_CONTROL, 0, u64::from(len), u64::from(content_type))
             }
             Mark::Error { errno } => (KIND_ERROR, 0, 0, u64::from(errno as u32)),
+            Mark::TxEnd => (KIND_TX_END, 0, 0, 0),
+            Mark::MaxPayload { bytes } => (KIND_MAX_PAYLOAD, 0, u64::from(bytes), 0),
+            Mark::Sequence => (KIND_SEQUENCE, 0, 0, 0),
+            Mark::Raw { len } => (KIND_RAW, 0, u64::from(len), 0),
+            Mark::RxKeys => (KIND_RX_KEYS, 0, 0, 0),
+            Mark::RxEnd => (KIND_RX_END, 0, 0, 0),
         };
         let mut value = [0u8; VALUE_LEN];
         value[0] = kind;
@@ -194,6 +228,12 @@ impl Mark {
             KIND_ERROR => Mark::Error {
                 errno: extra as u32 as i32,
             },
+            KIND_TX_END => Mark::TxEnd,
+            KIND_MAX_PAYLOAD => Mark::MaxPayload { bytes: len as u32 },
+            KIND_SEQUENCE => Mark::Sequence,
+            KIND_RAW => Mark::Raw { len: len as u32 },
+            KIND_RX_KEYS => Mark::RxKeys,
+            KIND_RX_END => Mark::RxEnd,
             kind => return Err(MarkError::Kind(kind)),
         })
     }
@@ -234,7 +274,7 @@ impl SendfileResult {
 mod tests {
     use super::*;
 
-    const ALL: [Mark; 8] = [
+    const ALL: [Mark; 14] = [
         Mark::TxKeys { key_id: u32::MAX },
         Mark::Record {
             content_type: 21,
@@ -259,6 +299,12 @@ mod tests {
             len: 16384,
         },
         Mark::Error { errno: 74 },
+        Mark::TxEnd,
+        Mark::MaxPayload { bytes: 1371 },
+        Mark::Sequence,
+        Mark::Raw { len: 18_437 },
+        Mark::RxKeys,
+        Mark::RxEnd,
     ];
 
     #[test]

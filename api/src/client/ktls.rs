@@ -10,12 +10,13 @@
 //! | `recvmsg` with room for `TLS_GET_RECORD_TYPE` | [`recv_record`](TcpStream::recv_record) |
 //! | `sendfile` | [`sendfile`](TcpStream::sendfile) |
 
-use super::receive::Step;
+use super::receive::{Reader, Receive, Step};
+use super::send::Send;
 use super::tcp::TcpStream;
 use super::{end, scm};
 use crate::protocol::{BoundedBytes, KeyBytes, MAX_RX_BYTES, Reply, SocketRequest};
-use rustix::io::{Errno, IoSliceMut};
-use rustix::net::RecvFlags as SysRecvFlags;
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::io::Errno;
 use std::io;
 use std::ops::BitOr;
 use uktls_record::{ContentType, CryptoInfo};
@@ -139,7 +140,7 @@ impl TcpStream {
             _ => return Err(self.shared().daemon.nonsense().into()),
         };
         state
-            .keys(rustix::fd::AsFd::as_fd(self), key_id)
+            .keys(self.as_fd(), key_id)
             .map_err(|errno| self.write_error(errno))
     }
 
@@ -152,15 +153,7 @@ impl TcpStream {
     pub fn set_tls_rx(&self, keys: &CryptoInfo) -> io::Result<()> {
         let mut state = self.shared().receive();
         if state.keys().is_none() {
-            self.act(SocketRequest::RxFreeze)?;
-            if let Err(error) = self
-                .hand_back()
-                .and_then(|()| self.act(SocketRequest::RxKeys(KeyBytes::from(keys))))
-            {
-                // The first error is the one to report; without a thaw the stream would stay silent.
-                let _ = self.act(SocketRequest::RxThaw);
-                return Err(error);
-            }
+            self.open_unread(&mut state, KeyBytes::from(keys))?;
         } else {
             self.act(SocketRequest::RxKeys(KeyBytes::from(keys)))?;
         }
@@ -168,21 +161,27 @@ impl TcpStream {
         Ok(())
     }
 
+    /// Sets the first keys for receiving: they open also what lies unread on the socket.
+    pub(super) fn open_unread(&self, state: &mut Receive, keys: KeyBytes) -> io::Result<()> {
+        self.act(SocketRequest::RxFreeze)?;
+        self.hand_back(state)
+            .and_then(|()| self.act(SocketRequest::RxKeys(keys)))
+            .inspect_err(|_| {
+                // The first error is the one to report; without a thaw the stream would stay silent.
+                let _ = self.act(SocketRequest::RxThaw);
+            })
+    }
+
     /// Gives what lies unread on the frozen socket back to the stack.
-    fn hand_back(&self) -> io::Result<()> {
+    fn hand_back(&self, state: &mut Receive) -> io::Result<()> {
         let mut piece = vec![0; MAX_RX_BYTES];
         loop {
-            match scm::receive(
-                self,
-                &mut [IoSliceMut::new(&mut piece)],
-                SysRecvFlags::DONTWAIT,
-            ) {
-                Ok(received) if received.len > 0 => {
-                    let bytes =
-                        BoundedBytes::new(piece[..received.len].to_vec()).ok_or(Errno::MSGSIZE)?;
+            match state.step(self.as_fd(), &mut piece, Reader::Owner, false, false) {
+                Ok(Step::Data { len, .. }) => {
+                    let bytes = BoundedBytes::new(piece[..len].to_vec()).ok_or(Errno::MSGSIZE)?;
                     self.act(SocketRequest::RxBytes(bytes))?;
                 }
-                Ok(_) | Err(Errno::AGAIN | Errno::CONNRESET) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -247,16 +246,33 @@ impl TcpStream {
     pub fn send(&self, bytes: &[u8], flags: SendFlags) -> io::Result<usize> {
         flags.check()?;
         let more = flags.contains(SendFlags::MORE);
+        self.sending(bytes.len(), flags, |state, fd, at| {
+            if state.is_attached() {
+                // Between the records of an AF_KTLS socket, as it is.
+                state.raw(fd, &bytes[at..])
+            } else {
+                state.data(fd, &bytes[at..], more)
+            }
+        })
+    }
+
+    /// Repeats attempts to send what is behind position `at`, until all of `len` bytes went or the caller may not wait.
+    pub(super) fn sending(
+        &self,
+        len: usize,
+        flags: SendFlags,
+        mut attempt: impl FnMut(&mut Send, BorrowedFd<'_>, usize) -> Result<usize, Errno>,
+    ) -> io::Result<usize> {
         let dontwait = flags.contains(SendFlags::DONTWAIT);
         let mut at = 0;
         loop {
-            match self.writing(dontwait, |state, fd| state.data(fd, &bytes[at..], more)) {
+            match self.writing(dontwait, |state, fd| attempt(state, fd, at)) {
                 Ok(sent) => at += sent,
                 Err(_) if at > 0 => return Ok(at),
                 Err(error) => return Err(error),
             }
             // Without waiting, what did not go at once is the caller's to send again.
-            if at == bytes.len() || dontwait || self.is_nonblocking()? {
+            if at == len || dontwait || self.is_nonblocking()? {
                 return Ok(at);
             }
         }
@@ -311,7 +327,7 @@ impl TcpStream {
                 end_of_record: false,
             };
             // Behind some data only more data may come: control records then meet a caller that cannot take them.
-            match self.reading(&mut buf[at..], at == 0, peek, dontwait) {
+            match self.reading(&mut buf[at..], Reader::Owner, at == 0, peek, dontwait) {
                 Ok(Step::Control {
                     content_type,
                     len,
@@ -350,16 +366,17 @@ impl TcpStream {
     pub(super) fn reading(
         &self,
         buf: &mut [u8],
+        reader: Reader,
         types: bool,
         peek: bool,
         dontwait: bool,
     ) -> io::Result<Step> {
         let mut deadline = None;
         loop {
-            let step =
-                self.shared()
-                    .receive()
-                    .step(rustix::fd::AsFd::as_fd(self), buf, types, peek)?;
+            let step = self
+                .shared()
+                .receive()
+                .step(self.as_fd(), buf, reader, types, peek)?;
             match step {
                 Step::Nothing => {
                     if dontwait || self.is_nonblocking()? {

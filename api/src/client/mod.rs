@@ -4,7 +4,7 @@
 //! mio and tokio's `AsyncFd` wait on it, and `fork`, `dup` and passing it on do what they always do. [`TcpStream`] also has
 //! Linux's kTLS calls, in its methods from [`set_ulp_tls`](TcpStream::set_ulp_tls) on.
 //!
-//! [`af_ktls`] has the sockets of the 2016 module, for DTLS over UDP.
+//! [`af_ktls`] has the sockets of the 2016 module, for TLS over TCP and DTLS over UDP.
 //!
 //! A [`Daemon`] says which stack a socket belongs to: the one at `$UKTLS_SOCKET`, else at the default path.
 //!

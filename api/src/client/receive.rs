@@ -39,6 +39,41 @@ pub(super) struct Receive {
     keys: Option<ProtocolVersion>,
     /// Bytes left of the data record that was announced last; `None` while data records are not announced.
     data_left: Option<usize>,
+    attached: Attached,
+}
+
+/// Who reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// The owner of the TCP socket.
+    Owner,
+    /// The AF_KTLS socket that is attached to it.
+    Records,
+}
+
+/// What an AF_KTLS socket does to the stream; see [`af_ktls`](super::af_ktls).
+///
+/// ```text
+///   socket:  │RxKeys│ d d d d │Raw│ r r r │RxKeys│ d d … │RxEnd│ p p …      d: the AF_KTLS socket's, r and p: the owner's
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Attached {
+    /// None is attached, or it has no keys for receiving yet.
+    #[default]
+    No,
+    /// It has keys.
+    Yes {
+        /// Times that keys were set and their mark was not read yet. An error in front of it is over.
+        awaited: usize,
+        /// Bytes of a record in front that are the owner's.
+        raw: usize,
+        /// Such a record came, and no keys were set since.
+        stopped: bool,
+    },
+    /// It is being unattached: data in front of the next mark of the owner's are still its own.
+    Leaving,
+    /// It is not attached any more; all that comes is the owner's, although its last mark was not read yet.
+    Left,
 }
 
 #[derive(Debug)]
@@ -91,6 +126,105 @@ impl Receive {
         self.expired = false;
     }
 
+    /// Whether an AF_KTLS socket has keys for receiving.
+    pub(super) fn is_attached(&self) -> bool {
+        matches!(self.attached, Attached::Yes { .. })
+    }
+
+    /// Keys for an AF_KTLS socket were set.
+    pub(super) fn attach_keys(&mut self) {
+        if let Attached::Yes { awaited, .. } = &mut self.attached {
+            *awaited += 1;
+        } else {
+            self.attached = Attached::Yes {
+                awaited: 1,
+                raw: 0,
+                stopped: false,
+            };
+        }
+    }
+
+    /// What an AF_KTLS socket's next read fails with, as far as it is known.
+    pub(super) fn attached_error(&self) -> Option<Errno> {
+        match self.attached {
+            Attached::Yes {
+                awaited,
+                raw,
+                stopped,
+            } => {
+                if raw > 0 || (stopped && awaited == 0) {
+                    // af-ktls.md: "record of another type than 0x17: reading stops: `EBADMSG`".
+                    Some(Errno::BADMSG)
+                } else {
+                    self.error.filter(|_| awaited == 0)
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// The stack gives the stream back to its owner; [`leave`](Self::leave) finds what is still the AF_KTLS socket's.
+    pub(super) fn start_leaving(&mut self) {
+        self.attached = match self.attached {
+            Attached::Yes { raw: 0, .. } => Attached::Leaving,
+            Attached::Yes { .. } => Attached::Left,
+            other => other,
+        };
+        self.error = None;
+    }
+
+    /// Reads what is still the AF_KTLS socket's into `held`. Whether that is all of it.
+    pub(super) fn leave(&mut self, fd: BorrowedFd<'_>, held: &mut Vec<u8>) -> Result<bool, Errno> {
+        let mut buf = [0; 4096];
+        while self.attached == Attached::Leaving {
+            match self.step(fd, &mut buf, Reader::Records, false, false)? {
+                Step::Data { len, .. } => held.extend_from_slice(&buf[..len]),
+                Step::Nothing => return Ok(self.attached != Attached::Leaving),
+                Step::End => self.attached = Attached::No,
+                Step::Control { .. } => return Err(self.stop(Errno::PROTO)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// What the owner of the TCP socket may read while an AF_KTLS socket is attached: records that were left to it.
+    fn owners_step(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        buf: &mut [u8],
+        peek: bool,
+    ) -> Result<Step, Errno> {
+        loop {
+            let Attached::Yes { raw, .. } = &mut self.attached else {
+                return Err(Errno::PROTO);
+            };
+            if *raw > 0 || buf.is_empty() {
+                let room = buf.len().min(*raw);
+                let flags = if peek {
+                    RecvFlags::DONTWAIT | RecvFlags::PEEK
+                } else {
+                    RecvFlags::DONTWAIT
+                };
+                let len = match recv(fd, &mut buf[..room], flags) {
+                    Ok((_, len)) if len > 0 || room == 0 => len,
+                    Ok(_) | Err(Errno::CONNRESET) => return Ok(Step::End),
+                    Err(Errno::AGAIN) => return Ok(Step::Nothing),
+                    Err(errno) => return Err(errno),
+                };
+                let ends_record = len == *raw;
+                if !peek {
+                    *raw -= len;
+                }
+                return Ok(Step::Data { len, ends_record });
+            }
+            match self.look(fd, &mut [0])? {
+                None => {}
+                Some(Step::Data { .. }) => return Err(Errno::BUSY),
+                Some(other) => return Ok(other),
+            }
+        }
+    }
+
     /// One attempt to fill `buf`. `types`: the caller can take control records; with `peek` everything stays queued.
     ///
     /// # Errors
@@ -100,10 +234,17 @@ impl Receive {
         &mut self,
         fd: BorrowedFd<'_>,
         buf: &mut [u8],
+        reader: Reader,
         types: bool,
         peek: bool,
     ) -> Result<Step, Errno> {
+        if self.is_attached() && reader == Reader::Owner {
+            return self.owners_step(fd, buf, peek);
+        }
         loop {
+            if let Some(error) = self.attached_error() {
+                return Err(error);
+            }
             if let Some(pending) = &mut self.pending {
                 if !types {
                     return Err(Errno::IO);
@@ -118,7 +259,7 @@ impl Receive {
                 }
                 return self.deliver_pending(fd, buf, peek);
             }
-            if let Some(error) = self.error {
+            if let (Some(error), false) = (self.error, self.is_attached()) {
                 return Err(error);
             }
             if self.expired {
@@ -159,9 +300,14 @@ impl Receive {
             buf[data..received.len].fill(0);
             // The mark may announce the next record: first the bytes in front of it.
             let step = self.data(data, false);
+            let leaving = self.attached == Attached::Leaving;
             self.take_mark(fd, mark, in_hand)?;
             if data > 0 {
                 return Ok(step);
+            }
+            if leaving && self.attached != Attached::Leaving {
+                // What follows is the owner's.
+                return Ok(Step::Nothing);
             }
         }
     }
@@ -238,8 +384,40 @@ impl Receive {
                     key_update: false,
                 });
             }
-            Ok(Mark::Error { errno }) => self.error = Some(Errno::from_raw_os_error(errno)),
+            Ok(Mark::Error { errno }) => {
+                if !matches!(self.attached, Attached::Leaving | Attached::Left) {
+                    self.error = Some(Errno::from_raw_os_error(errno));
+                }
+            }
+            Ok(mark @ (Mark::Raw { .. } | Mark::RxKeys | Mark::RxEnd)) => self.apply_attached(mark),
             Ok(_) | Err(_) => self.error = Some(Errno::PROTO),
+        }
+    }
+
+    fn apply_attached(&mut self, mark: Mark) {
+        match (mark, &mut self.attached) {
+            (Mark::Raw { len }, Attached::Yes { raw, stopped, .. }) => {
+                *raw = len as usize;
+                *stopped = true;
+            }
+            (
+                Mark::RxKeys,
+                Attached::Yes {
+                    awaited, stopped, ..
+                },
+            ) if *awaited > 0 => {
+                *awaited -= 1;
+                *stopped = false;
+                self.error = None;
+            }
+            (Mark::Raw { .. }, attached @ Attached::Leaving) => *attached = Attached::Left,
+            (Mark::RxEnd, attached @ (Attached::Leaving | Attached::Left)) => {
+                *attached = Attached::No;
+                self.data_left = None;
+            }
+            (Mark::Raw { .. }, Attached::Left)
+            | (Mark::RxKeys, Attached::Leaving | Attached::Left) => {}
+            _ => self.error = Some(Errno::PROTO),
         }
     }
 

@@ -7,6 +7,7 @@
 //!   send(d)                     d d d │RecordEnd│          of more than one record: │RecordOpen│ in front
 //!   send(d, MORE); send(e)      │RecordOpen│ d d d   e e │RecordEnd│
 //!   send_record(ALERT, a)       │Record 21, 2│ a a
+//!   an owner's send(r), while an AF_KTLS socket is attached: │Raw│ r r
 //! ```
 
 use super::kept::token;
@@ -29,6 +30,8 @@ pub(super) struct Send {
     record: Record,
     /// Keys for sending are set.
     armed: bool,
+    /// They are an AF_KTLS socket's.
+    attached: bool,
 }
 
 /// The data record behind the last byte sent.
@@ -62,6 +65,11 @@ impl Send {
     /// Whether keys for sending are set.
     pub(super) fn armed(&self) -> bool {
         self.armed
+    }
+
+    /// Whether what is sent belongs to an AF_KTLS socket, so that the owner's own bytes go between its records.
+    pub(super) fn is_attached(&self) -> bool {
+        self.attached
     }
 
     /// Whether something must go before the stream may end.
@@ -161,16 +169,27 @@ impl Send {
         content_type: u8,
         bytes: &[u8],
     ) -> Result<usize, Errno> {
+        self.announced(fd, bytes, |len| Mark::Record { content_type, len })
+    }
+
+    /// One attempt to send bytes as they are: at most [`MAX_RECORD`], all or nothing.
+    pub(super) fn raw(&mut self, fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+        self.announced(fd, bytes, |len| Mark::Raw { len })
+    }
+
+    /// Sends a mark that says what the bytes behind it are, and these.
+    fn announced(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        bytes: &[u8],
+        mark: impl FnOnce(u32) -> Mark,
+    ) -> Result<usize, Errno> {
         self.settle(fd)?;
         if !scm::glance(fd, PollFlags::OUT)?.contains(PollFlags::OUT) {
             return Err(Errno::AGAIN);
         }
         let bytes = &bytes[..bytes.len().min(MAX_RECORD)];
-        let mark = Mark::Record {
-            content_type,
-            len: bytes.len() as u32,
-        }
-        .encode();
+        let mark = mark(bytes.len() as u32).encode();
         let messages = [
             Outgoing {
                 bytes: &mark,
@@ -193,16 +212,34 @@ impl Send {
 
     /// The keys staged as `key_id` are in force for everything sent from now on.
     pub(super) fn keys(&mut self, fd: BorrowedFd<'_>, key_id: u32) -> Result<(), Errno> {
-        self.owe_mark(Mark::TxKeys { key_id });
-        (self.armed, self.record) = (true, Record::Closed);
+        self.armed = true;
+        self.mark(fd, Mark::TxKeys { key_id })
+    }
+
+    /// As [`keys`](Self::keys), for an AF_KTLS socket.
+    pub(super) fn attach_keys(&mut self, fd: BorrowedFd<'_>, key_id: u32) -> Result<(), Errno> {
+        self.attached = true;
+        self.keys(fd, key_id)
+    }
+
+    /// An AF_KTLS socket's keys are in force no more.
+    pub(super) fn end_keys(&mut self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        (self.armed, self.attached) = (false, false);
+        self.mark(fd, Mark::TxEnd)
+    }
+
+    /// Puts a mark that closes an open record behind what was sent so far. It may be owed.
+    pub(super) fn mark(&mut self, fd: BorrowedFd<'_>, mark: Mark) -> Result<(), Errno> {
+        self.owe_mark(mark);
+        self.record = Record::Closed;
         match self.settle(fd) {
             Err(Errno::AGAIN | Errno::TOOMANYREFS) => Ok(()),
             settled => settled,
         }
     }
 
-    /// One attempt to send a file's mark with its descriptors: all or nothing.
-    pub(super) fn file(
+    /// One attempt to send a mark with descriptors of its own, such as a file's: all or nothing.
+    pub(super) fn with_descriptors(
         &mut self,
         fd: BorrowedFd<'_>,
         mark: Mark,
@@ -224,7 +261,7 @@ impl Send {
         Ok(())
     }
 
-    /// As [`file`](Self::file), with `filler` meaningless bytes behind it that keep the socket from polling writable.
+    /// As [`with_descriptors`](Self::with_descriptors), with `filler` meaningless bytes behind it that keep the socket from polling writable.
     pub(super) fn held_file(
         &mut self,
         fd: BorrowedFd<'_>,

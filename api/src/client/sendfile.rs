@@ -7,6 +7,7 @@
 //!   that a few hundred of them make the socket unwritable;
 //! * non-blocking: at most [`SENDFILE_QUOTA`] is taken, and filler behind the mark keeps the socket unwritable until it is done.
 
+use super::send::Send;
 use super::tcp::TcpStream;
 use super::{end, scm};
 use rustix::event::PollFlags;
@@ -33,8 +34,22 @@ impl TcpStream {
     ///
     /// # Errors
     /// `EINVAL` for anything but a regular file, `EBADF` for one that is not open for reading, `EAGAIN` when the stream is
-    /// non-blocking and has no room, and what [`send`](Self::send) gives.
+    /// non-blocking and has no room, `EBUSY` while an AF_KTLS socket with keys for sending is attached, and what
+    /// [`send`](Self::send) gives.
     pub fn sendfile(
+        &self,
+        file: &impl AsFd,
+        offset: Option<&mut u64>,
+        count: u64,
+    ) -> io::Result<u64> {
+        if self.shared().send().is_attached() {
+            return Err(Errno::BUSY.into());
+        }
+        self.send_file(file, offset, count)
+    }
+
+    /// `sendfile` by whoever may.
+    pub(super) fn send_file(
         &self,
         file: &impl AsFd,
         offset: Option<&mut u64>,
@@ -79,7 +94,7 @@ impl TcpStream {
             reply: false,
             hold: false,
         };
-        self.writing(true, |state, fd| state.file(fd, mark, &[file]))?;
+        self.writing(true, |state, fd| state.with_descriptors(fd, mark, &[file]))?;
         Ok(len)
     }
 
@@ -97,21 +112,37 @@ impl TcpStream {
     }
 
     fn send_awaited_file(&self, file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
         let mark = Mark::File {
             offset,
             len,
             reply: true,
             hold: false,
         };
-        self.writing(false, |state, fd| {
-            state.file(fd, mark, &[file, theirs.as_fd()])
-        })?;
+        let SendfileResult { sent, errno } =
+            self.answered(|state, fd, theirs| state.with_descriptors(fd, mark, &[file, theirs]))?;
+        if sent == 0 && errno != 0 {
+            let errno = Errno::from_raw_os_error(errno);
+            return Err(if errno == Errno::PIPE {
+                self.write_error(errno)
+            } else {
+                errno.into()
+            });
+        }
+        Ok(sent)
+    }
+
+    /// Sends a mark that asks for an answer on the descriptor that `send` is given, and waits for it.
+    pub(super) fn answered(
+        &self,
+        send: impl Fn(&mut Send, BorrowedFd<'_>, BorrowedFd<'_>) -> Result<(), Errno>,
+    ) -> io::Result<SendfileResult> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        self.writing(false, |state, fd| send(state, fd, theirs.as_fd()))?;
         drop(theirs);
         let mut answer = [0; SendfileResult::LEN];
         let mut at = 0;
@@ -130,16 +161,7 @@ impl TcpStream {
                 Err(errno) => return Err(errno.into()),
             }
         }
-        let SendfileResult { sent, errno } = SendfileResult::decode(&answer);
-        if sent == 0 && errno != 0 {
-            let errno = Errno::from_raw_os_error(errno);
-            return Err(if errno == Errno::PIPE {
-                self.write_error(errno)
-            } else {
-                errno.into()
-            });
-        }
-        Ok(sent)
+        Ok(SendfileResult::decode(&answer))
     }
 
     /// Waits until the stack has taken everything handed to the socket so far, or the stream ended.

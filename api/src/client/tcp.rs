@@ -1,7 +1,7 @@
 //! TCP sockets.
 
 use super::options::{ConnectOptions, ListenOptions};
-use super::receive::{Receive, Step};
+use super::receive::{Reader, Receive, Step};
 use super::send::Send;
 use super::{Daemon, end, scm};
 use crate::protocol::{Reason, Reply, Request, SocketKind, SocketRequest, SocketStat};
@@ -368,7 +368,7 @@ impl TcpStream {
     }
 
     fn read_data(&self, buf: &mut [u8], peek: bool) -> io::Result<usize> {
-        match self.reading(buf, false, peek, false)? {
+        match self.reading(buf, Reader::Owner, false, peek, false)? {
             Step::Data { len, .. } => Ok(len),
             Step::Control { .. } | Step::Nothing | Step::End => Ok(0),
         }

@@ -133,6 +133,7 @@ fn operation(act: SocketRequest) -> Result<stack::SocketOp, Errno> {
             stack::SocketOp::SetAdaptiveRecords(adaptive)
         }
         SocketRequest::SetRecordEnds(on) => stack::SocketOp::SetRecordEnds(on),
+        SocketRequest::SetAttached(attached) => stack::SocketOp::SetAttached(attached),
         SocketRequest::Info => stack::SocketOp::Info,
         SocketRequest::Abort => stack::SocketOp::Abort,
         SocketRequest::Datagram(act) => datagram_operation(act)?,

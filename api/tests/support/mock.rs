@@ -667,7 +667,7 @@ impl MockStack {
             | SocketRequest::SetKeepAlive(_)
             | SocketRequest::SetRecordEnds(_)
             | SocketRequest::SetAdaptiveRecords(_) => Ok(Reply::Done),
-            SocketRequest::Datagram(_) => Err(Errno::OPNOTSUPP),
+            SocketRequest::Datagram(_) | SocketRequest::SetAttached(_) => Err(Errno::OPNOTSUPP),
             _ if !state.ulp => Err(Errno::NOPROTOOPT),
             SocketRequest::StageTx(keys) => {
                 let keys = keys.crypto_info()?;

@@ -26,6 +26,7 @@ use std::io::IoSliceMut;
 use std::sync::Arc;
 use uktls_record::crypto_info::CryptoInfo;
 use uktls_record::header::{ContentType, MAX_PLAINTEXT};
+use uktls_record::suite::ProtocolVersion;
 use uktls_record::tls::Sealer;
 
 /// Records that one read may fill.
@@ -59,6 +60,8 @@ enum Item {
         content_type: ContentType,
         left: usize,
     },
+    /// The next `left` bytes leave as they are.
+    Raw { left: usize },
     /// A file's range.
     File(Box<FileRange>),
     /// A range of memory, of which `done` bytes belong to the stream.
@@ -187,7 +190,13 @@ impl Emitter {
     fn overhead(&self) -> (usize, usize) {
         self.sealer
             .as_ref()
+            .filter(|_| self.seals())
             .map_or((0, 0), |sealer| (sealer.prefix_len(), sealer.suffix_len()))
+    }
+
+    /// Whether what comes next becomes records.
+    fn seals(&self) -> bool {
+        self.sealer.is_some() && !matches!(self.item, Item::Raw { .. })
     }
 
     /// Appends at least `room` bytes to the arena if the sources have them; never more than a record and a read beyond.
@@ -205,7 +214,9 @@ impl Emitter {
                 Item::Filler { .. } => self.discard_filler(end),
                 Item::File(_) => self.pull_file(end, pool, room - produced),
                 Item::Memory(_) => self.seal_memory(end, pool, room - produced),
-                Item::Bytes | Item::Control { .. } => self.pull_end(end, pool, room - produced),
+                Item::Bytes | Item::Control { .. } | Item::Raw { .. } => {
+                    self.pull_end(end, pool, room - produced)
+                }
             };
             match step {
                 Ok(Step::Go) => {}
@@ -241,7 +252,7 @@ impl Emitter {
         room: usize,
     ) -> Result<Step, Reason> {
         let limit = match self.item {
-            Item::Control { left, .. } => left,
+            Item::Control { left, .. } | Item::Raw { left } => left,
             _ => usize::MAX,
         };
         let waiting = end.waiting().max(1);
@@ -256,12 +267,21 @@ impl Emitter {
             Reason::Aborted
         })?;
         self.absorb(end, pool, pulled.plain)?;
-        if let Item::Control { left, .. } = &mut self.item {
-            *left -= pulled.plain;
-            if *left == 0 {
-                self.close(end, pool)?;
-                self.item = Item::Bytes;
+        match &mut self.item {
+            Item::Control { left, .. } => {
+                *left -= pulled.plain;
+                if *left == 0 {
+                    self.close(end, pool)?;
+                    self.item = Item::Bytes;
+                }
             }
+            Item::Raw { left } => {
+                *left -= pulled.plain;
+                if *left == 0 {
+                    self.item = Item::Bytes;
+                }
+            }
+            _ => {}
         }
         match pulled.then {
             Then::More => Ok(Step::Go),
@@ -269,7 +289,7 @@ impl Emitter {
                 if matches!(self.item, Item::Bytes) && !self.hold_open {
                     self.close(end, pool)?;
                 }
-                // A read bounded by a control record's length may have left more behind.
+                // A read bounded by a control record's or raw bytes' length may have left more behind.
                 Ok(if limit == usize::MAX || pulled.plain < limit {
                     Step::Stop(Filled::Drained)
                 } else {
@@ -281,7 +301,7 @@ impl Emitter {
                 Ok(Step::Go)
             }
             Then::Memory(bytes) => {
-                if let Item::Control { .. } = self.item {
+                if let Item::Control { .. } | Item::Raw { .. } = self.item {
                     return Err(Reason::Aborted);
                 }
                 self.close(end, pool)?;
@@ -313,7 +333,7 @@ impl Emitter {
         waiting: usize,
     ) -> Vec<IoSliceMut<'a>> {
         let (prefix, suffix) = self.overhead();
-        if self.sealer.is_none() {
+        if !self.seals() {
             let least = if waiting <= SMALL_CHUNK {
                 waiting
             } else {
@@ -380,7 +400,7 @@ impl Emitter {
         pool: &mut Pool,
         n: usize,
     ) -> Result<(), Reason> {
-        if self.sealer.is_none() {
+        if !self.seals() {
             self.arena.commit(n);
             return Ok(());
         }
@@ -436,8 +456,8 @@ impl Emitter {
         mark: Mark,
         fds: Vec<ClientFd>,
     ) -> Result<(), Reason> {
-        if let Item::Control { .. } = self.item {
-            tracing::info!("a client's socket is reset: a mark inside a control record");
+        if let Item::Control { .. } | Item::Raw { .. } = self.item {
+            tracing::info!("a client's socket is reset: a mark inside a record");
             return Err(Reason::Aborted);
         }
         if mark != Mark::RecordOpen {
@@ -448,6 +468,27 @@ impl Emitter {
             Mark::RecordEnd => {}
             Mark::RecordOpen => self.hold_open = true,
             Mark::TxKeys { key_id } => self.use_keys(end, key_id)?,
+            Mark::TxEnd => {
+                self.sealer = None;
+                self.max_payload = MAX_PLAINTEXT;
+            }
+            Mark::MaxPayload { bytes } => {
+                self.max_payload = (bytes as usize).clamp(1, MAX_PLAINTEXT);
+            }
+            Mark::Sequence => {
+                let (sequence, errno) = self
+                    .sealer
+                    .as_ref()
+                    .map_or((0, Errno::BADMSG.raw_os_error()), |sealer| {
+                        (sealer.sequence(), 0)
+                    });
+                super::file::answer(fds.into_iter().next(), sequence, errno);
+            }
+            Mark::Raw { len } => {
+                if len > 0 {
+                    self.item = Item::Raw { left: len as usize };
+                }
+            }
             Mark::Record { content_type, len } => {
                 let content_type = ContentType(content_type);
                 self.item = Item::Control {
@@ -490,7 +531,7 @@ impl Emitter {
                     }
                 }
             }
-            Mark::Control { .. } | Mark::Error { .. } => {
+            Mark::Control { .. } | Mark::Error { .. } | Mark::RxKeys | Mark::RxEnd => {
                 tracing::info!(
                     "a client's socket is reset: it sent a mark that only the stack sends"
                 );
@@ -510,8 +551,11 @@ impl Emitter {
             return Err(Reason::Aborted);
         }
         match &mut self.sealer {
-            Some(sealer) => sealer.rekey(&keys).map_err(|_| Reason::Aborted)?,
-            None => self.sealer = Some(Sealer::new(&keys).map_err(|_| Reason::Aborted)?),
+            Some(sealer) if keys.version() == ProtocolVersion::Tls13 => {
+                sealer.rekey(&keys).map_err(|_| Reason::Aborted)?;
+            }
+            // TLS 1.2 has no rekeying; an AF_KTLS socket that sets keys anew starts over with them.
+            sealer => *sealer = Some(Sealer::new(&keys).map_err(|_| Reason::Aborted)?),
         }
         let offset = self.arena.end();
         end.observe(|| RecordEvent::SealsWith(offset, keys));

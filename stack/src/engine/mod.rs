@@ -336,10 +336,11 @@ impl<H: Host> Engine<H> {
         }
         self.forget_flow(&socket.key, index);
         socket.emitter.abandon(&mut self.pool);
-        if socket.emitter.sealer().is_some() {
+        // Linux's counters are of sockets with the ULP.
+        if socket.ulp && socket.emitter.sealer().is_some() {
             self.settings.counters.curr_tx.sub(1);
         }
-        if socket.intake.opener().is_some() {
+        if socket.ulp && socket.intake.opener().is_some() {
             self.settings.counters.curr_rx.sub(1);
         }
         if let Some(listener) = socket.listener {

@@ -47,13 +47,44 @@ impl<H: Host> Engine<H> {
         let reply = match op {
             SocketOp::SetUlp => {
                 // linux-ktls.md: EEXIST when there is one already, ENOTCONN unless established.
-                if socket.ulp {
+                if socket.ulp || socket.attached {
                     return Err(Errno::EXIST);
                 }
                 if socket.connection.state() != State::Established {
                     return Err(Errno::NOTCONN);
                 }
                 socket.ulp = true;
+                SocketReply::Done
+            }
+            SocketOp::SetAttached(true) => {
+                if socket.ulp || socket.attached {
+                    return Err(Errno::INVAL);
+                }
+                if !socket.can_attach() {
+                    return Err(Errno::NOTCONN);
+                }
+                socket.attached = true;
+                socket.intake.attach();
+                SocketReply::Done
+            }
+            SocketOp::SetAttached(false) => {
+                if !socket.attached {
+                    return Err(Errno::INVAL);
+                }
+                socket.attached = false;
+                socket.records_resume();
+                socket.intake.release();
+                SocketReply::Done
+            }
+            // An AF_KTLS socket's keys may be set at any time.
+            SocketOp::StageTx(keys) if socket.attached => {
+                SocketReply::KeyId(socket.emitter.stage(keys)?)
+            }
+            SocketOp::RxKeys(Some(keys)) if socket.attached => {
+                socket.records_resume();
+                socket
+                    .set_rx_keys(Some(&keys))
+                    .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
                 SocketReply::Done
             }
             SocketOp::StageTx(keys) => {
@@ -78,7 +109,7 @@ impl<H: Host> Engine<H> {
                 SocketReply::KeyId(key_id)
             }
             SocketOp::RxFreeze => {
-                need_ulp(socket.ulp)?;
+                need_ulp(socket.ulp || socket.attached)?;
                 socket.intake.freeze();
                 SocketReply::Done
             }
@@ -117,7 +148,7 @@ impl<H: Host> Engine<H> {
                 SocketReply::Done
             }
             SocketOp::GetKeys(direction) => {
-                need_ulp(socket.ulp)?;
+                need_ulp(socket.ulp || socket.attached)?;
                 let keys = match direction {
                     Direction::Tx => socket.emitter.latest_keys(),
                     Direction::Rx => socket.intake.opener().map(|opener| opener.crypto_info()),
@@ -153,7 +184,7 @@ impl<H: Host> Engine<H> {
                 SocketReply::Done
             }
             SocketOp::SetRecordEnds(on) => {
-                need_ulp(socket.ulp)?;
+                need_ulp(socket.ulp || socket.attached)?;
                 socket.intake.announce_data(on);
                 SocketReply::Done
             }

@@ -69,6 +69,8 @@ pub(super) struct TcpSocket<E> {
     pub(super) listener: Option<usize>,
     pub(super) options: SocketOptions,
     pub(super) ulp: bool,
+    /// An AF_KTLS socket is attached.
+    pub(super) attached: bool,
     pub(super) established: bool,
     pub(super) reason: Reason,
     pub(super) armed: Option<Instant>,
@@ -103,6 +105,7 @@ impl<E: ClientEnd> TcpSocket<E> {
             listener: None,
             options,
             ulp: false,
+            attached: false,
             established: false,
             reason: Reason::Open,
             armed: None,
@@ -144,6 +147,18 @@ impl<E: ClientEnd> TcpSocket<E> {
         match &mut self.end {
             Some(end) => self.intake.set_keys(keys, &mut end.end),
             None => Ok(()),
+        }
+    }
+
+    /// Whether an AF_KTLS socket may be attached: what it opens must find a client's end that is not finished.
+    pub(super) fn can_attach(&self) -> bool {
+        self.established && !self.connection_done && self.end.as_ref().is_some_and(|end| !end.shut)
+    }
+
+    /// An AF_KTLS socket that had stopped at a record goes on, or gives the stream back.
+    pub(super) fn records_resume(&mut self) {
+        if let Reason::BadRecord(_) = self.reason {
+            self.reason = Reason::Open;
         }
     }
 
@@ -246,9 +261,10 @@ impl<E: ClientEnd> TcpSocket<E> {
             cx.counters.decrypt_error.add(1);
         }
         // A record that failed ends the client's reading as well: who waits for readiness must meet the error.
-        let over = self.connection.receive_closed() || self.intake.failed().is_some();
+        let over = self.connection.receive_closed() || self.intake.failure_is_final();
         // With TLS attached and no keys yet, keys may still come, and give what lies unread a meaning.
-        let undecided = self.ulp && self.intake.opener().is_none() && end.end.has_unread();
+        let undecided =
+            (self.ulp || self.attached) && self.intake.opener().is_none() && end.end.has_unread();
         if over && !undecided && self.intake.may_finish() && !end.shut {
             if self.reason == Reason::Open {
                 self.reason = if self.intake.may_end() {

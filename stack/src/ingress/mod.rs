@@ -25,6 +25,8 @@ const MAX_WAITING: usize = 256 * 1024;
 const MAX_GATHER: usize = 32;
 /// First byte of a KeyUpdate message (RFC 8446 §4: `key_update(24)`).
 const KEY_UPDATE: u8 = 24;
+/// RFC 5246 §6.2.3: "The length MUST NOT exceed 2^14 + 2048."
+const MAX_CIPHERTEXT: usize = (1 << 14) + 2048;
 /// A close_notify alert (RFC 8446 §6.1), whatever its level byte says.
 const CLOSE_NOTIFY: u8 = 0;
 
@@ -74,6 +76,15 @@ pub struct Intake {
     awaiting_keys: bool,
     /// Data records are announced like the others, so that the client knows where they end.
     announces: bool,
+    /// An AF_KTLS socket reads here: it opens application data only, and leaves other records as they came.
+    attached: bool,
+    /// A record was left to the socket's owner: none is opened behind it before keys are set again.
+    stopped: bool,
+    /// A data record stands behind the one that was left.
+    holding: bool,
+    /// The first record under new keys of an AF_KTLS socket is kept sealed while it is tried: options come one by one, so the
+    /// keys may not be whole yet.
+    fresh: bool,
     close_notify: bool,
     gone: bool,
     records: u64,
@@ -126,11 +137,18 @@ impl Intake {
 
     /// Whether the client may be told that nothing more comes, as far as this side knows.
     pub fn may_finish(&self) -> bool {
-        self.is_idle() && !self.awaiting_keys
+        self.is_idle()
+            && !self.awaiting_keys
+            && !(self.attached && (self.holding || self.failed.is_some()))
+    }
+
+    /// Whether a record that failed ends the stream for its reader. An AF_KTLS socket may set other keys, or give it back.
+    pub fn failure_is_final(&self) -> bool {
+        self.failed.is_some() && !self.attached
     }
 
     fn can_open(&self) -> bool {
-        !self.frozen && self.failed.is_none() && !self.awaiting_keys
+        !self.frozen && self.failed.is_none() && !self.awaiting_keys && !self.holding
     }
 
     /// Whether data records are announced from now on.
@@ -169,7 +187,11 @@ impl Intake {
         keys: Option<&CryptoInfo>,
         end: &mut E,
     ) -> Result<(), Error> {
+        let was_plain = self.opener.is_none();
         let outcome = match (keys, &mut self.opener) {
+            (Some(keys), opener) if self.attached => {
+                Opener::new(keys).map(|new| *opener = Some(new))
+            }
             (Some(keys), Some(opener)) => opener.rekey(keys).map(|()| self.awaiting_keys = false),
             (Some(keys), opener @ None) => Opener::new(keys).map(|new| *opener = Some(new)),
             (None, _) => Ok(()),
@@ -186,7 +208,11 @@ impl Intake {
             }
             return outcome;
         }
-        if !returned.is_empty() || (self.records == 0 && !self.pieces.is_empty()) {
+        if self.attached {
+            (self.failed, self.stopped, self.holding) = (None, false, false);
+            self.fresh = true;
+        }
+        if was_plain && !(returned.is_empty() && self.pieces.is_empty()) {
             // In the order of the stream: what the client gave back, what waited for it, what came since.
             self.credited = returned.len();
             let mut stream = returned;
@@ -194,6 +220,8 @@ impl Intake {
             for waiting in self.pieces.drain(..) {
                 match waiting.piece {
                     Piece::Plain(bytes) => stream.extend_from_slice(&bytes),
+                    // Left from an AF_KTLS socket before this one: its reader is gone.
+                    Piece::Mark(_) if self.attached => self.free_credit += waiting.credit,
                     Piece::Mark(_) => marks.push_back(waiting),
                 }
             }
@@ -204,13 +232,42 @@ impl Intake {
             self.position = self.fed - stream.len() as u64;
             self.fed = self.position;
             self.tell_keys(end);
+            self.announce_keys();
             self.feed(stream, end);
         } else {
             self.position = self.fed - self.raw.len() as u64;
             self.tell_keys(end);
+            self.announce_keys();
             self.feed(BytesMut::new(), end);
         }
         Ok(())
+    }
+
+    /// An AF_KTLS socket is attached.
+    pub fn attach(&mut self) {
+        self.attached = true;
+    }
+
+    /// The AF_KTLS socket gives the stream back: what is not opened goes on as it came.
+    pub fn release(&mut self) {
+        self.attached = false;
+        (self.failed, self.stopped, self.holding) = (None, false, false);
+        self.announces = false;
+        if self.opener.take().is_none() {
+            return;
+        }
+        self.push_mark(Mark::RxEnd, 0);
+        let raw = std::mem::take(&mut self.raw);
+        self.position += raw.len() as u64;
+        if !raw.is_empty() {
+            self.push_plain(raw.len(), raw);
+        }
+    }
+
+    fn announce_keys(&mut self) {
+        if self.attached {
+            self.push_mark(Mark::RxKeys, 0);
+        }
     }
 
     fn tell_keys<E: ClientEnd>(&self, end: &mut E) {
@@ -249,6 +306,15 @@ impl Intake {
                     return;
                 }
             }
+            if self.leaves() {
+                let record = self.raw.split_to(total);
+                self.leave(record);
+                continue;
+            }
+            if self.stopped {
+                self.holding = true;
+                continue;
+            }
             let record = self.raw.split_to(total);
             self.open(record, end);
         }
@@ -259,8 +325,14 @@ impl Intake {
         if self.raw.len() < HEADER_LEN {
             self.gather(HEADER_LEN, slice);
         }
-        let header = self.raw.first_chunk::<HEADER_LEN>()?;
-        let parsed = self.opener.as_ref()?.parse_header(header);
+        let header = *self.raw.first_chunk::<HEADER_LEN>()?;
+        if let (true, [_, 3, _, high, low]) = (self.leaves(), header) {
+            let len = usize::from(u16::from_be_bytes([high, low]));
+            if len <= MAX_CIPHERTEXT {
+                return Some(HEADER_LEN + len);
+            }
+        }
+        let parsed = self.opener.as_ref()?.parse_header(&header);
         match parsed {
             Ok(header) => Some(header.record_len()),
             Err(error) => {
@@ -269,6 +341,20 @@ impl Intake {
                 None
             }
         }
+    }
+
+    /// Whether the record at the front is another's than an AF_KTLS socket's.
+    fn leaves(&self) -> bool {
+        self.attached && self.raw.first() != Some(&ContentType::APPLICATION_DATA.0)
+    }
+
+    /// Leaves a record to the owner of the socket beneath.
+    fn leave(&mut self, record: BytesMut) {
+        self.stopped = true;
+        self.position += record.len() as u64;
+        let len = record.len() as u32; // a header and 2^14 + 2048 bytes at most
+        self.push_mark(Mark::Raw { len }, 0);
+        self.push_plain(record.len(), record);
     }
 
     /// Moves bytes of `slice` behind `raw` until it has `total`, in a buffer of its own.
@@ -307,9 +393,18 @@ impl Intake {
                 return;
             }
         }
+        let kept = self.fresh.then(|| record.clone());
         match opener.open_in_place(&mut record) {
-            Err(error) => self.fail(error),
+            Err(error) => {
+                if let Some(mut kept) = kept {
+                    self.position -= credit as u64;
+                    kept.extend_from_slice(&self.raw);
+                    self.raw = kept;
+                }
+                self.fail(error);
+            }
             Ok(opened) => {
+                self.fresh = false;
                 self.records += 1;
                 record.truncate(opened.plaintext.end);
                 record.advance(opened.plaintext.start);
@@ -348,12 +443,13 @@ impl Intake {
     }
 
     fn fail(&mut self, error: Error) {
-        self.push_mark(
-            Mark::Error {
-                errno: error.errno(),
-            },
-            0,
-        );
+        // reference/af-ktls.md: "record fails `EBADMSG`", whatever is wrong with it.
+        let errno = if self.attached {
+            Errno::BADMSG.raw_os_error()
+        } else {
+            error.errno()
+        };
+        self.push_mark(Mark::Error { errno }, 0);
         self.failed = Some(error);
     }
 

@@ -1,34 +1,46 @@
-//! AF_KTLS: the socket family of the 2016 kernel module, for `SOCK_DGRAM` (DTLS 1.2 over UDP).
+//! AF_KTLS: the socket family of the 2016 kernel module: TLS 1.2 over TCP (`SOCK_STREAM`) and DTLS 1.2 over UDP (`SOCK_DGRAM`).
 //!
 //! | module call | here |
 //! | --- | --- |
 //! | `socket(AF_KTLS, type, 0)` | [`KtlsSocket::new`] |
-//! | `bind` with a `sockaddr_ktls` | [`KtlsSocket::bind`] |
+//! | `bind` with a `sockaddr_ktls` | [`KtlsSocket::bind`], [`KtlsSocket::bind_address`] |
 //! | `setsockopt(AF_KTLS, KTLS_SET_*)`, `getsockopt(AF_KTLS, KTLS_GET_*)` | [`KtlsSocket::setsockopt`], [`KtlsSocket::getsockopt`] |
 //! | `KTLS_UNATTACH` | the same by `setsockopt`, or [`KtlsSocket::unattach`] |
-//! | `send`, `sendmsg`, `write` | [`KtlsSocket::send`] |
-//! | `recv`, `recvmsg`, `read` | [`KtlsSocket::recv`] |
+//! | `send`, `sendmsg`, `write` | [`KtlsSocket::send`], [`KtlsSocket::sendmsg`] |
+//! | `recv`, `recvmsg`, `read` | [`KtlsSocket::recv`], [`KtlsSocket::recvmsg`] |
+//! | `poll` | the descriptor's own, or [`KtlsSocket::poll`] |
 //! | `sendfile` | [`KtlsSocket::sendfile`] |
 //! | `splice` from and to a pipe | [`KtlsSocket::splice_from`], [`KtlsSocket::splice_to`] |
 //!
-//! A KTLS socket is laid over a connected [`UdpSocket`], which stays usable: handshakes and alerts of the peer arrive there, as
-//! they came, and what is sent on it leaves in the raw. So a re-handshake is: [`unattach`](KtlsSocket::unattach), talk on the UDP
-//! socket, [`bind`](KtlsSocket::bind) again, set the new keys; records of the old epoch that are late still open for a while.
+//! A KTLS socket is laid over a [`TcpStream`] or a connected [`UdpSocket`], which stays usable: handshakes and alerts of the peer
+//! arrive there, as they came, and what is sent on it leaves in the raw. So a re-handshake is: [`unattach`](KtlsSocket::unattach),
+//! talk on the socket beneath, [`bind`](KtlsSocket::bind) again, set the new keys. Late records of a DTLS epoch still open for a while.
 //!
-//! Its descriptor shows what `poll` promises: readable when a record waits, writable when there is room. Until it is bound, the
-//! descriptor polls as nothing. `bind` and `unattach` put another open file under the same number, so `epoll` has to be told anew.
+//! **Streams.** Reading stops with `EBADMSG` at a record that is not application data, which then waits on the TCP stream; it has a
+//! sequence number like any other, and `KTLS_GET_IV_RECV` says which. Its owner reads it there, and then either unattaches, or
+//! sets `KTLS_SET_IV_RECV` to the number behind it, and reading goes on. What a KTLS socket was given to read and has not read
+//! when it is unattached stays its own, and is read first when it is bound again. A KTLS socket that is dropped is unattached.
 //!
-//! `SOCK_STREAM` (TLS over TCP) is answered with `ESOCKTNOSUPPORT`: on TCP, [`TcpStream`](crate::TcpStream)'s Linux-kTLS calls
-//! do that work. Beyond the module's one cipher, `bind` takes AES-256-GCM (52; key 32 bytes) and ChaCha20-Poly1305 (54;
-//! key 32, salt 12, which is the whole iv).
+//! A stream's descriptor is a duplicate of the TCP stream's, so both poll alike, and whether they block is one flag.
+//! While keys are set, reading the TCP stream gives records that were left to it, `EBUSY` where data is next. `KTLS_GET_IV_SEND`
+//! waits until what was sent is sealed, since only then the number is known; a peer that does not read makes that long.
+//! A TCP stream whose end of file was already delivered cannot be bound any more (`ENOTCONN`).
+//!
+//! **The descriptor** shows what `poll` promises: readable when a record waits, writable when there is room, hung up with the
+//! socket beneath. `bind` and `unattach` put another open file under the same number, so `epoll` has to be told anew.
+//!
+//! Beyond the module's one cipher, `bind` takes AES-256-GCM (52; key 32 bytes) and ChaCha20-Poly1305 (54; key 32, salt 12, which is
+//! the whole iv).
 //!
 //! What arrives late differs from a kernel in one point: a datagram that cannot leave (longer than the path's MTU and not to be
 //! fragmented, or keys used up) is reported by the next `recv`, as an asynchronous socket error is, not by the `send` itself.
 
+mod association;
 mod io;
 mod options;
+mod stream;
 
-pub use io::{DatagramFlags, KtlsReceived};
+pub use io::{DatagramFlags, KtlsFlags, KtlsReceived};
 pub use options::{
     AF_KTLS, KTLS_CIPHER_AES_GCM_128, KTLS_GET_IV_RECV, KTLS_GET_IV_SEND, KTLS_GET_KEY_RECV,
     KTLS_GET_KEY_SEND, KTLS_GET_MTU, KTLS_GET_SALT_RECV, KTLS_GET_SALT_SEND, KTLS_SET_IV_RECV,
@@ -36,31 +48,41 @@ pub use options::{
     KTLS_SET_SALT_SEND, KTLS_UNATTACH, KTLS_VERSION_1_2, KTLS_VERSION_LATEST, PF_KTLS,
 };
 
-use super::UdpSocket;
-use super::scm;
-use crate::protocol::{
-    BoundedBytes, DatagramRequest, DtlsStat, EpochKeyBytes, MAX_RX_BYTES, Reply, Request,
-    SocketRequest,
-};
+use super::{TcpStream, UdpSocket};
+use crate::protocol::DtlsStat;
+use association::Association;
 use options::Options;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use rustix::io::{DupFlags, Errno, IoSlice, dup3};
-use rustix::net::SendFlags;
-use std::io as std_io;
+use rustix::io::{DupFlags, Errno, dup3};
+use std::collections::VecDeque;
+use std::io as io_std;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use uktls_record::CipherSuite;
+use stream::Attachment;
 use uktls_record::dtls::EpochKeys;
-use uktls_stack::mark::Mark;
+use uktls_record::{CipherSuite, CryptoInfo};
 
 /// `SOCK_STREAM` and `SOCK_DGRAM`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KtlsType {
-    /// TLS over TCP; not supported here.
+    /// TLS 1.2 over TCP.
     Stream,
     /// DTLS over UDP.
     Datagram,
+}
+
+impl TryFrom<i32> for KtlsType {
+    type Error = io_std::Error;
+
+    /// The type with this number in Linux: 1 or 2; `ESOCKTNOSUPPORT` for any other.
+    fn try_from(number: i32) -> io_std::Result<KtlsType> {
+        match number {
+            1 => Ok(KtlsType::Stream),
+            2 => Ok(KtlsType::Datagram),
+            _ => Err(Errno::SOCKTNOSUPPORT.into()),
+        }
+    }
 }
 
 /// A `struct sockaddr_ktls`, but for the socket, which is passed as one.
@@ -86,7 +108,7 @@ impl KtlsAddress {
     ///
     /// # Errors
     /// `EBADMSG` for any other length.
-    pub fn from_bytes(bytes: &[u8]) -> std_io::Result<(Self, u16)> {
+    pub fn from_bytes(bytes: &[u8]) -> io_std::Result<(Self, u16)> {
         let Ok([c0, c1, s0, s1, v0, v1]) = <[u8; Self::LEN]>::try_from(bytes) else {
             return Err(Errno::BADMSG.into());
         };
@@ -105,83 +127,78 @@ pub(super) enum Way {
     Receive,
 }
 
+/// What a KTLS socket is laid over.
+#[derive(Debug, Clone, Copy)]
+pub enum Under<'a> {
+    /// TLS goes over TCP.
+    Tcp(&'a TcpStream),
+    /// DTLS goes over UDP.
+    Udp(&'a UdpSocket),
+}
+
+impl<'a> From<&'a TcpStream> for Under<'a> {
+    fn from(stream: &'a TcpStream) -> Self {
+        Under::Tcp(stream)
+    }
+}
+
+impl<'a> From<&'a UdpSocket> for Under<'a> {
+    fn from(socket: &'a UdpSocket) -> Self {
+        Under::Udp(socket)
+    }
+}
+
+/// Everything of one direction: what a handshake ends with, of any cipher.
+#[derive(Debug, Clone, Copy)]
+pub enum KtlsKeys<'a> {
+    /// Of TLS 1.2.
+    Tls(&'a CryptoInfo),
+    /// Of DTLS.
+    Dtls(&'a EpochKeys),
+}
+
+impl<'a> From<&'a CryptoInfo> for KtlsKeys<'a> {
+    fn from(keys: &'a CryptoInfo) -> Self {
+        KtlsKeys::Tls(keys)
+    }
+}
+
+impl<'a> From<&'a EpochKeys> for KtlsKeys<'a> {
+    fn from(keys: &'a EpochKeys) -> Self {
+        KtlsKeys::Dtls(keys)
+    }
+}
+
 /// An AF_KTLS socket. See the [module](self).
 #[derive(Debug)]
 pub struct KtlsSocket {
-    /// The association's end; nothing of meaning while unbound.
+    kind: KtlsType,
+    /// The descriptor of what it is bound to, under a number of its own; nothing of meaning while unbound.
     fd: OwnedFd,
     bound: Option<Bound>,
+    /// Of a stream: what was opened and not read when it was unattached.
+    held: Mutex<VecDeque<u8>>,
 }
 
-/// What a socket is laid over.
 #[derive(Debug)]
-struct Bound {
-    under: UdpSocket,
-    peer: SocketAddr,
-    options: Mutex<Options>,
+enum Bound {
+    Stream(Attachment),
+    Datagram(Association),
 }
 
 impl Bound {
     fn options(&self) -> MutexGuard<'_, Options> {
-        self.options.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ask(&self, request: DatagramRequest) -> std_io::Result<Reply> {
-        self.under.ask(SocketRequest::Datagram(request))
-    }
-
-    fn act(&self, request: DatagramRequest) -> std_io::Result<()> {
-        match self.ask(request)? {
-            Reply::Done => Ok(()),
-            _ => Err(self.under.daemon.nonsense().into()),
+        match self {
+            Bound::Stream(attachment) => attachment.options(),
+            Bound::Datagram(association) => association.options(),
         }
     }
 
-    fn stat(&self) -> std_io::Result<DtlsStat> {
-        match self.ask(DatagramRequest::Info)? {
-            Reply::Dtls(stat) => Ok(*stat),
-            _ => Err(self.under.daemon.nonsense().into()),
-        }
-    }
-
-    fn keys(&self, way: Way) -> std_io::Result<EpochKeys> {
-        let request = match way {
-            Way::Send => DatagramRequest::GetTx,
-            Way::Receive => DatagramRequest::GetRx,
-        };
-        match self.ask(request)? {
-            Reply::EpochKeys(keys) => Ok(keys.epoch_keys()?),
-            _ => Err(self.under.daemon.nonsense().into()),
-        }
-    }
-
-    /// Puts keys in force: those for receiving at once, those for sending behind what was sent so far.
-    fn set_keys(&self, fd: &OwnedFd, way: Way, keys: &EpochKeys) -> std_io::Result<()> {
-        let bytes = EpochKeyBytes::from(keys);
-        match way {
-            Way::Receive => self.act(DatagramRequest::RxKeys(bytes)),
-            Way::Send => match self.ask(DatagramRequest::StageTx(bytes))? {
-                Reply::KeyId(key_id) => {
-                    send_mark(fd, Mark::TxKeys { key_id }, &[fd.as_fd()])?;
-                    Ok(())
-                }
-                _ => Err(self.under.daemon.nonsense().into()),
-            },
-        }
-    }
-}
-
-/// Sends a mark on an association's end, waiting for room.
-fn send_mark(fd: &OwnedFd, mark: Mark, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-    let bytes = mark.encode();
-    loop {
-        match scm::send(fd, &[IoSlice::new(&bytes)], descriptors, SendFlags::empty()) {
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                scm::wait(fd, rustix::event::PollFlags::OUT, None)?;
-            }
-            Err(errno) => return Err(super::udp::gone(errno)),
+    fn check_armed(&self, way: Way) -> Result<(), Errno> {
+        if self.options().is_armed(way) {
+            Ok(())
+        } else {
+            Err(Errno::BADMSG)
         }
     }
 }
@@ -190,27 +207,30 @@ impl KtlsSocket {
     /// `socket(AF_KTLS, kind, protocol)`.
     ///
     /// # Errors
-    /// `ESOCKTNOSUPPORT` for a stream (see the [module](self)), `EPROTONOSUPPORT` for any protocol but 0.
-    pub fn new(kind: KtlsType, protocol: i32) -> std_io::Result<KtlsSocket> {
-        if kind != KtlsType::Datagram {
-            return Err(Errno::SOCKTNOSUPPORT.into());
-        }
+    /// `EPROTONOSUPPORT` for any protocol but 0. (`ESOCKTNOSUPPORT` is [`KtlsType::try_from`]'s.)
+    pub fn new(kind: KtlsType, protocol: i32) -> io_std::Result<KtlsSocket> {
         if protocol != 0 {
             return Err(Errno::PROTONOSUPPORT.into());
         }
         Ok(KtlsSocket {
+            kind,
             fd: placeholder()?,
             bound: None,
+            held: Mutex::default(),
         })
     }
 
-    /// `bind`: attaches to a connected UDP socket. From now on its peer's application data belongs here, also what came
-    /// before and has not been read yet.
+    /// `bind`: attaches to a connected socket. From now on its peer's application data belongs here, also what came before and
+    /// has not been read yet.
     ///
     /// # Errors
-    /// `EINVAL` when this socket, or that one, is bound already; `ENOENT` for a cipher or version that does not exist;
-    /// `ENOTCONN` when the UDP socket has no peer.
-    pub fn bind(&mut self, under: &UdpSocket, address: KtlsAddress) -> std_io::Result<()> {
+    /// `EINVAL` when this socket, or that one, is bound already, or has the TLS ULP; `ENOENT` for a cipher or version that does not
+    /// exist; `EBADF` for TLS over UDP and DTLS over TCP; `ENOTCONN` when the socket beneath has no peer, or its stream has ended.
+    pub fn bind<'a>(
+        &mut self,
+        under: impl Into<Under<'a>>,
+        address: KtlsAddress,
+    ) -> io_std::Result<()> {
         if self.bound.is_some() {
             return Err(Errno::INVAL.into());
         }
@@ -218,40 +238,47 @@ impl KtlsSocket {
         if address.version > KTLS_VERSION_1_2 {
             return Err(Errno::NOENT.into());
         }
-        let peer = under.peer_addr()?;
-        let under = under.try_clone()?;
-        let request = Request::AttachDtls { peer };
-        let end = match under.daemon.ask(&request, Some(under.as_fd()))? {
-            (Reply::Association, Some(end)) => end,
-            _ => return Err(under.daemon.nonsense().into()),
+        let bound = match (self.kind, under.into()) {
+            (KtlsType::Stream, Under::Tcp(stream)) => {
+                Bound::Stream(Attachment::new(stream, cipher)?)
+            }
+            (KtlsType::Datagram, Under::Udp(socket)) => {
+                Bound::Datagram(Association::new(socket, cipher)?)
+            }
+            _ => return Err(Errno::BADF.into()),
         };
-        self.replace(&end)?;
-        let bound = Bound {
-            under,
-            peer,
-            options: Mutex::new(Options::new(cipher)),
-        };
-        // What the UDP socket holds unread goes through the association once more; its own comes back to it.
-        let waiting = bound.under.drain()?;
-        self.bound = Some(bound);
-        for (from, datagram) in waiting {
-            let Some(datagram) = BoundedBytes::<MAX_RX_BYTES>::new(datagram) else {
-                continue;
-            };
-            self.bound()?
-                .act(DatagramRequest::GiveBack { from, datagram })?;
+        match &bound {
+            Bound::Stream(attachment) => {
+                let nonblocking = self.is_nonblocking()?;
+                dup3(attachment.end(), &mut self.fd, DupFlags::CLOEXEC)?;
+                if nonblocking {
+                    self.set_nonblocking(true)?;
+                }
+            }
+            Bound::Datagram(association) => self.replace(association.end())?,
         }
+        self.bound = Some(bound);
         Ok(())
     }
 
-    /// `KTLS_UNATTACH`: gives the UDP socket back to its owner. Keys and options are forgotten; this socket may be bound again.
+    /// `KTLS_UNATTACH`: gives the socket beneath back to its owner. Keys and options are forgotten; this socket may be bound again.
+    /// What was sent before leaves under the keys it was sent with.
     ///
     /// # Errors
     /// `EBADMSG` when it is not bound.
-    pub fn unattach(&mut self) -> std_io::Result<()> {
+    pub fn unattach(&mut self) -> io_std::Result<()> {
         let bound = self.bound.take().ok_or(Errno::BADMSG)?;
-        let detached = bound.act(DatagramRequest::Detach);
-        self.replace(&placeholder()?)?;
+        let detached = match &bound {
+            Bound::Stream(attachment) => {
+                let mut opened = Vec::new();
+                let detached = attachment.detach(&mut opened);
+                let held = self.held.get_mut();
+                held.unwrap_or_else(PoisonError::into_inner).extend(opened);
+                detached
+            }
+            Bound::Datagram(association) => association.detach(),
+        };
+        self.replace(placeholder()?.as_fd())?;
         detached
     }
 
@@ -260,79 +287,103 @@ impl KtlsSocket {
     ///
     /// # Errors
     /// `ENOPROTOOPT` for another level; `EBADMSG` when not bound, for a wrong length and for an option that does not exist.
-    pub fn setsockopt(&mut self, level: i32, option: i32, value: &[u8]) -> std_io::Result<()> {
+    pub fn setsockopt(&mut self, level: i32, option: i32, value: &[u8]) -> io_std::Result<()> {
         if level != AF_KTLS {
             return Err(Errno::NOPROTOOPT.into());
         }
         if option == KTLS_UNATTACH {
             return self.unattach();
         }
-        options::set(self.bound()?, &self.fd, option, value)
+        match self.bound()? {
+            Bound::Stream(attachment) => attachment.set(option, value),
+            Bound::Datagram(association) => association.set(option, value),
+        }
     }
 
     /// `getsockopt`: the value goes to the front of `value`, and its length comes back. The IV is the *next* sequence number.
     ///
     /// # Errors
     /// `ENOPROTOOPT` for another level; `EBADMSG` when not bound, not set, or no such option; `ENOMEM` when `value` is too short;
-    /// `EPERM` for keys, unless the caller created the UDP socket and the daemon lets keys be read.
-    pub fn getsockopt(&self, level: i32, option: i32, value: &mut [u8]) -> std_io::Result<usize> {
+    /// `EPERM` for keys, unless the caller created the socket beneath and the daemon lets keys be read.
+    pub fn getsockopt(&self, level: i32, option: i32, value: &mut [u8]) -> io_std::Result<usize> {
         if level != AF_KTLS {
             return Err(Errno::NOPROTOOPT.into());
         }
-        options::get(self.bound()?, option, value)
+        let found = match self.bound()? {
+            Bound::Stream(attachment) => attachment.get(option, value.len())?,
+            Bound::Datagram(association) => association.get(option, value.len())?,
+        };
+        let place = value.get_mut(..found.len()).ok_or(Errno::NOMEM)?;
+        place.copy_from_slice(&found);
+        Ok(found.len())
     }
 
-    /// Sets everything of the sending direction at once: what a handshake ends with, of any cipher and version.
+    /// Sets everything of the sending direction at once.
     ///
     /// # Errors
-    /// `EBADMSG` when not bound.
-    pub fn set_send_keys(&self, keys: &EpochKeys) -> std_io::Result<()> {
-        self.set_keys(Way::Send, keys)
+    /// `EBADMSG` when not bound; `EINVAL` for DTLS keys on a stream, TLS keys on datagrams, and TLS 1.3.
+    pub fn set_send_keys<'a>(&self, keys: impl Into<KtlsKeys<'a>>) -> io_std::Result<()> {
+        self.set_keys(Way::Send, keys.into())
     }
 
-    /// Sets everything of the receiving direction at once. Keys of a later epoch leave those of the one before in force beside
-    /// them for two minutes.
+    /// Sets everything of the receiving direction at once. DTLS keys of a later epoch leave those of the one before in force
+    /// beside them for two minutes.
     ///
     /// # Errors
-    /// `EBADMSG` when not bound.
-    pub fn set_receive_keys(&self, keys: &EpochKeys) -> std_io::Result<()> {
-        self.set_keys(Way::Receive, keys)
+    /// As [`set_send_keys`](Self::set_send_keys).
+    pub fn set_receive_keys<'a>(&self, keys: impl Into<KtlsKeys<'a>>) -> io_std::Result<()> {
+        self.set_keys(Way::Receive, keys.into())
     }
 
-    fn set_keys(&self, way: Way, keys: &EpochKeys) -> std_io::Result<()> {
-        let bound = self.bound()?;
-        bound.set_keys(&self.fd, way, keys)?;
-        bound.options().armed(way);
-        Ok(())
+    fn set_keys(&self, way: Way, keys: KtlsKeys<'_>) -> io_std::Result<()> {
+        match (self.bound()?, keys) {
+            (Bound::Stream(attachment), KtlsKeys::Tls(keys)) => attachment.set_keys(way, keys),
+            (Bound::Datagram(association), KtlsKeys::Dtls(keys)) => association.set_keys(way, keys),
+            _ => Err(Errno::INVAL.into()),
+        }
     }
 
-    /// Keys, sequence numbers and what was dropped, by kind.
+    /// Keys, sequence numbers and what was dropped, by kind. (Of a stream, [`TcpStream::stat`] tells.)
     ///
     /// # Errors
-    /// `EBADMSG` when not bound.
-    pub fn stat(&self) -> std_io::Result<DtlsStat> {
-        self.bound()?.stat()
+    /// `EBADMSG` when not bound, `EOPNOTSUPP` for a stream.
+    pub fn stat(&self) -> io_std::Result<DtlsStat> {
+        match self.bound()? {
+            Bound::Stream(_) => Err(Errno::OPNOTSUPP.into()),
+            Bound::Datagram(association) => association.stat(),
+        }
     }
 
     /// The peer.
     ///
     /// # Errors
     /// `ENOTCONN` when not bound.
-    pub fn peer_addr(&self) -> std_io::Result<SocketAddr> {
-        let bound = self.bound.as_ref().ok_or(Errno::NOTCONN)?;
-        Ok(bound.peer)
+    pub fn peer_addr(&self) -> io_std::Result<SocketAddr> {
+        match self.bound.as_ref().ok_or(Errno::NOTCONN)? {
+            Bound::Stream(attachment) => attachment.peer(),
+            Bound::Datagram(association) => Ok(association.peer),
+        }
     }
 
     /// What it is bound to, or the error that everything answers with until it is.
-    fn bound(&self) -> std_io::Result<&Bound> {
+    fn bound(&self) -> io_std::Result<&Bound> {
         self.bound.as_ref().ok_or_else(|| Errno::BADMSG.into())
     }
 
     /// Puts another open file under this socket's descriptor, which keeps its number and whether it blocks.
-    fn replace(&mut self, with: &OwnedFd) -> std_io::Result<()> {
+    fn replace(&mut self, with: BorrowedFd<'_>) -> io_std::Result<()> {
         let nonblocking = self.is_nonblocking()?;
         dup3(with, &mut self.fd, DupFlags::CLOEXEC)?;
         self.set_nonblocking(nonblocking)
+    }
+}
+
+impl Drop for KtlsSocket {
+    fn drop(&mut self) {
+        if let Some(Bound::Stream(_)) = self.bound {
+            // As close(2): the TCP socket is its owner's again, and nobody is left to be told that it could not be.
+            let _ = self.unattach();
+        }
     }
 }
 

@@ -1,25 +1,22 @@
 //! The options of AF_KTLS: numbers, lengths, and when a direction is armed.
 
-use super::{Bound, Way};
-use crate::protocol::DatagramRequest;
-use rustix::fd::OwnedFd;
+use super::{KtlsType, Way};
 use rustix::io::Errno;
-use std::io;
-use uktls_record::CipherSuite;
-use uktls_record::dtls::{DtlsVersion, EpochKeys};
+use uktls_record::header::MAX_PLAINTEXT;
+use uktls_record::{CipherSuite, ProtocolVersion};
 use zeroize::Zeroizing;
 
 /// The family's number, and the level of its options.
 pub const AF_KTLS: i32 = 12;
 /// The same.
 pub const PF_KTLS: i32 = AF_KTLS;
-/// Epoch and next sequence number, receiving: 8 bytes.
+/// Next sequence number, receiving, under DTLS with the epoch in its upper 16 bits: 8 bytes.
 pub const KTLS_SET_IV_RECV: i32 = 1;
 /// Key, receiving: 16 bytes.
 pub const KTLS_SET_KEY_RECV: i32 = 2;
 /// Salt, receiving: 4 bytes.
 pub const KTLS_SET_SALT_RECV: i32 = 3;
-/// Epoch and next sequence number, sending: 8 bytes.
+/// As [`KTLS_SET_IV_RECV`], sending.
 pub const KTLS_SET_IV_SEND: i32 = 4;
 /// Key, sending: 16 bytes.
 pub const KTLS_SET_KEY_SEND: i32 = 5;
@@ -47,15 +44,23 @@ pub const KTLS_GET_MTU: i32 = 17;
 pub const KTLS_CIPHER_AES_GCM_128: u16 = 51;
 /// The latest version: 1.2.
 pub const KTLS_VERSION_LATEST: u16 = 0;
-/// DTLS 1.2.
+/// Version 1.2, of TLS or DTLS.
 pub const KTLS_VERSION_1_2: u16 = 1;
 
-/// Length of an IV option: epoch (2) and sequence number (6).
-const IV_LEN: usize = 8;
+/// Length of an IV option: a sequence number (8), or epoch (2) and sequence number (6).
+pub(super) const IV_LEN: usize = 8;
 
-/// What is set, and not readable from the daemon before the direction is armed.
+/// A nonce's length; what of it does not travel is the salt.
+const NONCE_LEN: usize = 12;
+
+/// Bytes that a record adds to its plaintext, explicit nonce aside: the header, and the tag.
+const TLS_FRAME: usize = 5 + 16;
+const DTLS_FRAME: usize = 13 + 16;
+
+/// What is set on a bound socket, and not readable from the daemon before the direction is armed.
 #[derive(Debug)]
 pub(super) struct Options {
+    kind: KtlsType,
     cipher: CipherSuite,
     send: Parts,
     receive: Parts,
@@ -65,33 +70,62 @@ pub(super) struct Options {
 /// One direction's options.
 #[derive(Default)]
 struct Parts {
-    iv: Option<[u8; IV_LEN]>,
+    /// As it was set, until the direction is armed with it.
+    iv: Option<u64>,
     key: Option<Zeroizing<Vec<u8>>>,
     salt: Option<Zeroizing<Vec<u8>>>,
     armed: bool,
+    changed: bool,
 }
 
 impl std::fmt::Debug for Parts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Parts")
-            .field("iv", &self.iv.is_some())
+            .field("iv", &self.iv)
             .field("key", &self.key.is_some())
             .field("salt", &self.salt.is_some())
             .field("armed", &self.armed)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
+/// One of a direction's options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     Iv,
     Key,
     Salt,
 }
 
+/// What an option that was set asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Set {
+    Mtu(usize),
+    Part(Way),
+}
+
+/// Where the value of an option is found.
+#[derive(Debug)]
+pub(super) enum Get {
+    /// Here.
+    Value(Zeroizing<Vec<u8>>),
+    /// With the keys that are in force.
+    InForce(Way, Part),
+}
+
+/// What a direction is to be armed with.
+pub(super) struct Material<'a> {
+    pub(super) cipher: CipherSuite,
+    pub(super) key: &'a [u8],
+    pub(super) salt: &'a [u8],
+    /// `None`: the direction goes on with the number it has.
+    pub(super) iv: Option<u64>,
+}
+
 impl Options {
-    pub(super) fn new(cipher: CipherSuite) -> Options {
+    pub(super) fn new(kind: KtlsType, cipher: CipherSuite) -> Options {
         Options {
+            kind,
             cipher,
             send: Parts::default(),
             receive: Parts::default(),
@@ -99,29 +133,61 @@ impl Options {
         }
     }
 
-    /// Whether a direction has keys.
+    /// Whether a direction has key and salt.
     pub(super) fn is_armed(&self, way: Way) -> bool {
-        match way {
-            Way::Send => self.send.armed,
-            Way::Receive => self.receive.armed,
-        }
+        let parts = self.parts(way);
+        parts.armed || (parts.key.is_some() && parts.salt.is_some())
     }
 
-    /// A direction got its keys as a whole.
-    pub(super) fn armed(&mut self, way: Way) {
-        self.parts(way).armed = true;
+    /// A direction's keys of this cipher are in force.
+    pub(super) fn armed(&mut self, way: Way, cipher: CipherSuite) {
+        self.cipher = cipher;
+        let parts = self.parts_mut(way);
+        (parts.armed, parts.changed) = (true, false);
+        parts.iv = None;
     }
 
-    /// Plaintext of the records a file is sent in.
-    pub(super) fn payload(&self) -> usize {
-        let most = uktls_record::header::MAX_PLAINTEXT;
-        self.mtu.map_or(most, |mtu| {
-            mtu.saturating_sub(DtlsVersion::Dtls12.overhead(self.cipher))
-                .clamp(1, most)
+    /// What a direction is to be armed with, if it has key and salt, and something was set since it was.
+    pub(super) fn material(&self, way: Way) -> Option<Material<'_>> {
+        let parts = self.parts(way);
+        let (key, salt) = (parts.key.as_ref()?, parts.salt.as_ref()?);
+        parts.changed.then_some(Material {
+            cipher: self.cipher,
+            key,
+            salt,
+            // Without an IV, numbers start with 0.
+            iv: parts.iv.or((!parts.armed).then_some(0)),
         })
     }
 
-    fn parts(&mut self, way: Way) -> &mut Parts {
+    /// Plaintext of the records that files and pipes are sent in.
+    pub(super) fn payload(&self) -> usize {
+        self.mtu.map_or(MAX_PLAINTEXT, |mtu| {
+            mtu.saturating_sub(self.overhead()).clamp(1, MAX_PLAINTEXT)
+        })
+    }
+
+    fn overhead(&self) -> usize {
+        let frame = match self.kind {
+            KtlsType::Stream => TLS_FRAME,
+            KtlsType::Datagram => DTLS_FRAME,
+        };
+        frame + NONCE_LEN - self.salt_len()
+    }
+
+    /// The part of the nonce that does not travel: GCM's salt, or the whole iv.
+    fn salt_len(&self) -> usize {
+        NONCE_LEN - self.cipher.explicit_nonce_len(ProtocolVersion::Tls12)
+    }
+
+    fn parts(&self, way: Way) -> &Parts {
+        match way {
+            Way::Send => &self.send,
+            Way::Receive => &self.receive,
+        }
+    }
+
+    fn parts_mut(&mut self, way: Way) -> &mut Parts {
         match way {
             Way::Send => &mut self.send,
             Way::Receive => &mut self.receive,
@@ -132,19 +198,64 @@ impl Options {
         match part {
             Part::Iv => IV_LEN,
             Part::Key => self.cipher.key_len(),
-            // The part of the nonce that does not travel: GCM's salt, or the whole iv.
-            Part::Salt => 12 - self.cipher.explicit_nonce_len(DtlsVersion::Dtls12.as_tls()),
+            Part::Salt => self.salt_len(),
         }
     }
 
-    /// The direction's keys, if key and salt are set. Without an IV they start with number 0 of epoch 0.
-    fn keys(&mut self, way: Way) -> Option<EpochKeys> {
-        let cipher = self.cipher;
+    /// `setsockopt`, as far as it is about values.
+    pub(super) fn set(&mut self, option: i32, value: &[u8]) -> Result<Set, Errno> {
+        if option == KTLS_SET_MTU {
+            let value = <[u8; size_of::<usize>()]>::try_from(value).map_err(|_| Errno::BADMSG)?;
+            let mtu = usize::from_ne_bytes(value);
+            self.mtu = Some(mtu);
+            return Ok(Set::Mtu(mtu));
+        }
+        // A number that only reads does not set.
+        let (way, part) = meaning(option)
+            .filter(|_| option < KTLS_UNATTACH)
+            .ok_or(Errno::BADMSG)?;
+        if value.len() != self.len(part) {
+            return Err(Errno::BADMSG);
+        }
+        let parts = self.parts_mut(way);
+        parts.changed = true;
+        match part {
+            Part::Iv => parts.iv = value.try_into().ok().map(u64::from_be_bytes),
+            Part::Key => parts.key = Some(Zeroizing::new(value.to_vec())),
+            Part::Salt => parts.salt = Some(Zeroizing::new(value.to_vec())),
+        }
+        Ok(Set::Part(way))
+    }
+
+    /// `getsockopt` into `room` bytes, as far as it is known here.
+    pub(super) fn get(&self, option: i32, room: usize) -> Result<Get, Errno> {
+        // Too small comes first, as in the module: the length is looked at before the value.
+        let need = |len| {
+            if room < len {
+                Err(Errno::NOMEM)
+            } else {
+                Ok(())
+            }
+        };
+        if option == KTLS_GET_MTU {
+            need(size_of::<usize>())?;
+            let mtu = self.mtu.unwrap_or(MAX_PLAINTEXT + self.overhead());
+            return Ok(Get::Value(Zeroizing::new(mtu.to_ne_bytes().to_vec())));
+        }
+        let (way, part) = meaning(option)
+            .filter(|_| option > KTLS_UNATTACH)
+            .ok_or(Errno::BADMSG)?;
+        need(self.len(part))?;
         let parts = self.parts(way);
-        let (key, salt) = (parts.key.as_ref()?, parts.salt.as_ref()?);
-        let [e0, e1, sequence @ ..] = parts.iv.unwrap_or_default();
-        let sequence = sequence.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
-        EpochKeys::dtls12(cipher, key, salt, u16::from_be_bytes([e0, e1]), sequence).ok()
+        if parts.armed {
+            return Ok(Get::InForce(way, part));
+        }
+        let set = match part {
+            Part::Iv => parts.iv.map(|iv| Zeroizing::new(iv.to_be_bytes().to_vec())),
+            Part::Key => parts.key.clone(),
+            Part::Salt => parts.salt.clone(),
+        };
+        set.map(Get::Value).ok_or(Errno::BADMSG)
     }
 }
 
@@ -158,76 +269,4 @@ fn meaning(option: i32) -> Option<(Way, Part)> {
         KTLS_SET_SALT_SEND | KTLS_GET_SALT_SEND => (Way::Send, Part::Salt),
         _ => return None,
     })
-}
-
-pub(super) fn set(bound: &Bound, fd: &OwnedFd, option: i32, value: &[u8]) -> io::Result<()> {
-    let mut options = bound.options();
-    if option == KTLS_SET_MTU {
-        let value = <[u8; size_of::<usize>()]>::try_from(value).map_err(|_| Errno::BADMSG)?;
-        let mtu = usize::from_ne_bytes(value);
-        let records = u16::try_from(mtu).ok();
-        bound.act(DatagramRequest::SetMtu(records))?;
-        options.mtu = Some(mtu);
-        return Ok(());
-    }
-    // A number that only reads does not set.
-    let (way, part) = meaning(option)
-        .filter(|_| option < KTLS_UNATTACH)
-        .ok_or(Errno::BADMSG)?;
-    if value.len() != options.len(part) {
-        return Err(Errno::BADMSG.into());
-    }
-    let parts = options.parts(way);
-    match part {
-        Part::Iv => parts.iv = value.try_into().ok(),
-        Part::Key => parts.key = Some(Zeroizing::new(value.to_vec())),
-        Part::Salt => parts.salt = Some(Zeroizing::new(value.to_vec())),
-    }
-    if let Some(keys) = options.keys(way) {
-        bound.set_keys(fd, way, &keys)?;
-        options.armed(way);
-    }
-    Ok(())
-}
-
-pub(super) fn get(bound: &Bound, option: i32, value: &mut [u8]) -> io::Result<usize> {
-    let mut options = bound.options();
-    let mut give = |bytes: &[u8]| {
-        let place = value.get_mut(..bytes.len()).ok_or(Errno::NOMEM)?;
-        place.copy_from_slice(bytes);
-        Ok::<_, io::Error>(bytes.len())
-    };
-    if option == KTLS_GET_MTU {
-        let payload = options
-            .mtu
-            .unwrap_or_else(|| options.payload() + DtlsVersion::Dtls12.overhead(options.cipher));
-        return give(&payload.to_ne_bytes());
-    }
-    let (way, part) = meaning(option)
-        .filter(|_| option > KTLS_UNATTACH)
-        .ok_or(Errno::BADMSG)?;
-    // Too small comes first, as in the module: the length is looked at before the value.
-    give(&vec![0; options.len(part)])?;
-    let parts = options.parts(way);
-    if !parts.armed {
-        let set = match part {
-            Part::Iv => parts.iv.as_ref().map(|iv| &iv[..]),
-            Part::Key => parts.key.as_ref().map(|key| &key[..]),
-            Part::Salt => parts.salt.as_ref().map(|salt| &salt[..]),
-        };
-        return give(set.ok_or(Errno::BADMSG)?);
-    }
-    match part {
-        Part::Iv => {
-            let stat = bound.stat()?;
-            let epoch = match way {
-                Way::Send => stat.tx,
-                Way::Receive => stat.rx,
-            }
-            .ok_or(Errno::BADMSG)?;
-            give(&(epoch.epoch << 48 | epoch.sequence).to_be_bytes())
-        }
-        Part::Key => give(bound.keys(way)?.key()),
-        Part::Salt => give(bound.keys(way)?.iv()),
-    }
 }

@@ -1,0 +1,80 @@
+//! AF_KTLS: the contract, row by row, for both socket types, within this process and through real daemons.
+//!
+//! A [`Case`] is a row of one of the contract's tables, with the row's words; what it claims is in the function of its name. All run
+//! on one ground after the other, each on sockets of its own, and those that fail are listed together.
+
+#![allow(missing_docs, unreachable_pub)]
+
+mod calls;
+mod ground;
+
+use ground::Ground;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use uktls::client::af_ktls::KtlsType;
+
+/// One row.
+pub struct Case {
+    name: &'static str,
+    row: &'static str,
+    kinds: &'static [KtlsType],
+    run: fn(&Ground),
+}
+
+/// Writes a table: the function of each row, the types of sockets that it is about, and what the contract says.
+macro_rules! table {
+    ($($name:ident, $kinds:expr, $row:literal;)*) => {
+        pub const CASES: &[crate::Case] = &[$(crate::Case {
+            name: stringify!($name),
+            row: $row,
+            kinds: &$kinds,
+            run: $name,
+        }),*];
+    };
+}
+use table;
+
+const TABLES: [&[Case]; 1] = [calls::CASES];
+
+fn run_all(ground: &mut Ground, kind: KtlsType) {
+    ground.kind = kind;
+    let mut failed = Vec::new();
+    for case in TABLES.into_iter().flatten() {
+        if !case.kinds.contains(&kind) {
+            continue;
+        }
+        println!("{kind:?}: {}: {}", case.name, case.row);
+        if catch_unwind(AssertUnwindSafe(|| (case.run)(ground))).is_err() {
+            failed.push(case.name);
+        }
+    }
+    assert!(failed.is_empty(), "{kind:?}: {failed:?}");
+}
+
+#[test]
+fn names_are_unique() {
+    let mut names: Vec<_> = TABLES.into_iter().flatten().map(|case| case.name).collect();
+    names.sort_unstable();
+    let all = names.len();
+    names.dedup();
+    assert_eq!(names.len(), all);
+}
+
+#[test]
+fn streams_in_process() {
+    ground::in_process(false, |ground| run_all(ground, KtlsType::Stream));
+}
+
+#[test]
+fn datagrams_in_process() {
+    ground::in_process(false, |ground| run_all(ground, KtlsType::Datagram));
+}
+
+#[test]
+fn streams_through_daemons() {
+    ground::daemons(&[], |ground| run_all(ground, KtlsType::Stream));
+}
+
+#[test]
+fn datagrams_through_daemons() {
+    ground::daemons(&[], |ground| run_all(ground, KtlsType::Datagram));
+}

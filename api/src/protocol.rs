@@ -239,7 +239,7 @@ pub enum SocketRequest {
     Datagram(DatagramRequest),
     /// Announce data records as well, so that the client learns where each ends.
     SetRecordEnds(bool),
-    /// Whether an AF_KTLS socket is attached to a TCP connection.
+    /// Whether an AF_KTLS socket is attached to a TCP connection. Giving it up is answered by [`Reply::Released`].
     SetAttached(bool),
 }
 
@@ -319,6 +319,8 @@ pub enum Reply {
     Dtls(Box<DtlsStat>),
     /// A path's MTU in bytes.
     PathMtu(u32),
+    /// The stream is its owner's again, from the record with this number on; `None` where none was ever opened.
+    Released(Option<u64>),
 }
 
 /// One direction of an association, without the keys.

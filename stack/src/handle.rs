@@ -103,7 +103,7 @@ pub enum SocketOp {
     /// Announce data records too, so that the client learns where each ends.
     SetRecordEnds(bool),
     /// Whether an AF_KTLS socket is attached: `EINVAL` when there is one already, or the ULP; `ENOTCONN` for a connection whose end
-    /// the client was told of. Given up, what is not opened yet goes on as it came.
+    /// the client was told of. Given up, what is not opened yet goes on as it came; [`SocketReply::Released`] says where.
     SetAttached(bool),
     /// Everything that `uktls stat` shows of it, the end's reason included.
     Info,
@@ -158,6 +158,8 @@ pub enum SocketReply {
     Dtls(Box<DtlsInfo>),
     /// A path's MTU in bytes.
     PathMtu(usize),
+    /// The stream is its owner's again, from the record with this number on.
+    Released(Option<u64>),
 }
 
 /// Why a request failed: an errno that the client library turns into an `io::Error`.

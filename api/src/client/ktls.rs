@@ -293,8 +293,11 @@ impl TcpStream {
         if flags.contains(SendFlags::MORE) {
             return Err(Errno::INVAL.into());
         }
-        if !self.shared().send().armed() {
-            return Err(Errno::NOPROTOOPT.into());
+        {
+            let state = self.shared().send();
+            if !state.armed() || state.is_attached() {
+                return Err(Errno::NOPROTOOPT.into());
+            }
         }
         let dontwait = flags.contains(SendFlags::DONTWAIT);
         let mut at = 0;

@@ -38,7 +38,9 @@ pub use tcp::{TcpListener, TcpStream};
 pub use udp::UdpSocket;
 
 use crate::paths;
-use crate::protocol::{BoundedBytes, Capabilities, Reply, Request, SocketStat};
+use crate::protocol::{
+    BoundedBytes, Capabilities, Reply, Request, SocketKind, SocketRequest, SocketStat,
+};
 use pool::Pool;
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -217,6 +219,15 @@ impl Daemon {
         match self.pool.ask(request, fd)? {
             (Reply::Error(errno), _) => Err(DaemonError::System(Errno::from_raw_os_error(errno))),
             answer => Ok(answer),
+        }
+    }
+
+    /// What kind of socket a descriptor is; `ENOTSOCK` for none of this daemon's.
+    fn kind_of(&self, fd: BorrowedFd<'_>) -> Result<SocketKind, DaemonError> {
+        match self.ask(&Request::OnSocket(SocketRequest::Info), Some(fd))? {
+            (Reply::Info(stat), _) => Ok(stat.kind),
+            (Reply::Gone(_), _) => Err(DaemonError::System(Errno::NOTCONN)),
+            _ => Err(self.nonsense()),
         }
     }
 

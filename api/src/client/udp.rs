@@ -2,7 +2,7 @@
 
 use super::tcp::{descriptor, open, set_nonblocking, set_timeout};
 use super::{Daemon, scm};
-use crate::protocol::{DatagramRequest, Reply, Request, SocketRequest};
+use crate::protocol::{DatagramRequest, Reply, Request, SocketKind, SocketRequest};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{RecvFlags, SendFlags, sockopt};
@@ -68,6 +68,25 @@ impl UdpSocket {
             daemon: daemon.clone(),
             local,
             peer: Mutex::new(peer),
+            largest: Arc::default(),
+        })
+    }
+
+    /// A socket from a descriptor that came from elsewhere: inherited, passed, or taken out of one. A peer is known only where it was
+    /// given at birth.
+    ///
+    /// # Errors
+    /// `ENOTSOCK` when it is no UDP socket of `daemon`.
+    pub fn from_fd(daemon: &Daemon, fd: OwnedFd) -> io::Result<UdpSocket> {
+        let stat = match daemon.ask(&Request::OnSocket(SocketRequest::Info), Some(fd.as_fd()))? {
+            (Reply::Info(stat), _) if stat.kind == SocketKind::Udp => stat,
+            _ => return Err(Errno::NOTSOCK.into()),
+        };
+        Ok(UdpSocket {
+            fd,
+            daemon: daemon.clone(),
+            local: stat.local,
+            peer: Mutex::new(stat.remote),
             largest: Arc::default(),
         })
     }

@@ -165,6 +165,7 @@ fn reply_of(reply: stack::SocketReply) -> Reply {
         stack::SocketReply::PathMtu(mtu) => Reply::PathMtu(u32::try_from(mtu).unwrap_or(u32::MAX)),
         // No request of this kind is answered by an end; attaching has a way of its own.
         stack::SocketReply::End(_) => Reply::Error(Errno::PROTO.raw_os_error()),
+        stack::SocketReply::Released(number) => Reply::Released(number),
         stack::SocketReply::Done => Reply::Done,
         stack::SocketReply::KeyId(id) => Reply::KeyId(id),
         stack::SocketReply::Keys(keys) => Reply::Keys(KeyBytes::from(&keys)),

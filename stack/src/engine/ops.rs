@@ -73,8 +73,7 @@ impl<H: Host> Engine<H> {
                 }
                 socket.attached = false;
                 socket.records_resume();
-                socket.intake.release();
-                SocketReply::Done
+                SocketReply::Released(socket.intake.release())
             }
             // An AF_KTLS socket's keys may be set at any time.
             SocketOp::StageTx(keys) if socket.attached => {

@@ -248,20 +248,19 @@ impl Intake {
         self.attached = true;
     }
 
-    /// The AF_KTLS socket gives the stream back: what is not opened goes on as it came.
-    pub fn release(&mut self) {
+    /// The AF_KTLS socket gives the stream back: what is not opened goes on as it came, from the record with the number given.
+    pub fn release(&mut self) -> Option<u64> {
         self.attached = false;
         (self.failed, self.stopped, self.holding) = (None, false, false);
         self.announces = false;
-        if self.opener.take().is_none() {
-            return;
-        }
+        let number = self.opener.take()?.sequence();
         self.push_mark(Mark::RxEnd, 0);
         let raw = std::mem::take(&mut self.raw);
         self.position += raw.len() as u64;
         if !raw.is_empty() {
             self.push_plain(raw.len(), raw);
         }
+        Some(number)
     }
 
     fn announce_keys(&mut self) {

@@ -1,6 +1,7 @@
 //! Where the cases run: two stacks that reach each other, within this process or as two daemons in a network namespace.
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::AsFd;
 use rustix::io::Errno;
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
@@ -8,12 +9,16 @@ use std::time::Duration;
 use uktls::client::af_ktls::*;
 use uktls::server::{Running, Server, ServerConfig};
 use uktls::{Daemon, TcpListener, TcpStream, UdpSocket};
+use uktls_record::dtls::{self, EpochKeys};
+use uktls_record::{CipherSuite, ContentType, CryptoInfo, tls};
 use uktls_stack::device::memory;
 use uktls_stack::stack::{Limits, Stack, StackConfig};
-use uktls_tests::{Folder, Network, PATIENCE};
+use uktls_tests::{Folder, Network, PATIENCE, wait_for};
 
 pub const NONE: KtlsFlags = KtlsFlags::empty();
 pub const BOTH: [KtlsType; 2] = [KtlsType::Stream, KtlsType::Datagram];
+pub const STREAM: [KtlsType; 1] = [KtlsType::Stream];
+pub const DATAGRAM: [KtlsType; 1] = [KtlsType::Datagram];
 
 /// Bytes that the module's cipher adds to a record: header, explicit nonce, tag.
 pub fn overhead(kind: KtlsType) -> usize {
@@ -50,7 +55,7 @@ pub fn in_process(no_key_export: bool, run: impl FnOnce(&mut Ground)) {
             no_key_export,
             ..ServerConfig::default()
         };
-        let server = Server::bind(&folder.join(&address.to_string()), stack.handle(), config);
+        let server = Server::bind(folder.join(&address.to_string()), stack.handle(), config);
         let server = server.expect("a fresh path").spawn().expect("a thread");
         running.push((server, stack));
     }
@@ -148,6 +153,16 @@ impl Ground {
         }
     }
 
+    /// A socket that sends under the first keys, and its peer, who looks at what is on the wire.
+    pub fn to_the_wire(&self) -> (KtlsSocket, Wire) {
+        let beneath = self.beneath();
+        let mut socket = self.socket();
+        bind(&mut socket, &beneath[0]);
+        arm_send(&mut socket, 1, IV);
+        let overhead = overhead(self.kind);
+        (socket, Wire { beneath, overhead })
+    }
+
     /// Sockets that are bound and have keys, each other's for receiving.
     pub fn armed(&self) -> Pair {
         let mut pair = self.bound();
@@ -181,6 +196,52 @@ impl Beneath {
         assert_eq!(sent.expect("sent in the raw"), bytes.len());
     }
 
+    /// Sends in the raw, without waiting for room: it may not be on its way yet.
+    pub fn send_later(&self, bytes: &[u8]) {
+        let Beneath::Tcp(stream) = self else {
+            return self.send(bytes);
+        };
+        let (stream, bytes) = (stream.try_clone().expect("a descriptor"), bytes.to_vec());
+        std::thread::spawn(move || {
+            let sent = stream.send(&bytes, uktls::client::SendFlags::empty());
+            assert_eq!(sent.expect("sent in the raw"), bytes.len());
+        });
+    }
+
+    /// Sends in the raw until the peer has received it: a datagram may come while its socket is not given back yet.
+    pub fn send_until_received(&self, peer: &Beneath, bytes: &[u8]) {
+        for _ in 0..100 {
+            self.send(bytes);
+            match peer {
+                Beneath::Tcp(_) => break,
+                Beneath::Udp(socket) => {
+                    let soon = Some(Duration::from_millis(200));
+                    socket.set_read_timeout(soon).expect("a time");
+                    let mut buf = vec![0; bytes.len()];
+                    if socket.recv(&mut buf).is_ok() {
+                        return assert_eq!(buf, bytes);
+                    }
+                }
+            }
+        }
+        assert_eq!(peer.recv(bytes.len()), bytes);
+    }
+
+    /// Waits until something can be read in the raw.
+    pub fn wait_readable(&self) {
+        match self {
+            Beneath::Tcp(stream) => shown_soon(stream, PollFlags::IN),
+            Beneath::Udp(socket) => shown_soon(socket, PollFlags::IN),
+        };
+    }
+
+    /// As [`wait_readable`](Self::wait_readable); the records of an association are not shown before it has keys.
+    pub fn wait_readable_if_stream(&self) {
+        if let Beneath::Tcp(_) = self {
+            self.wait_readable();
+        }
+    }
+
     /// Receives so many bytes in the raw, or a datagram of that length.
     pub fn recv(&self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len + 1];
@@ -203,6 +264,72 @@ pub struct Pair {
     pub left: KtlsSocket,
     pub right: KtlsSocket,
     pub beneath: [Beneath; 2],
+}
+
+impl Pair {
+    /// Waits until the right side's stack has opened so many records.
+    pub fn wait_for_records(&self, records: u64) {
+        let Beneath::Tcp(stream) = &self.beneath[1] else {
+            unreachable!("a stream's");
+        };
+        wait_for("records to be opened", PATIENCE, || {
+            let opened = stream.stat().expect("open").records_received;
+            (opened >= records).then_some(())
+        });
+    }
+}
+
+/// The receiving side of a socket, without one.
+pub struct Wire {
+    pub beneath: [Beneath; 2],
+    overhead: usize,
+}
+
+impl Wire {
+    /// The next record as it is.
+    pub fn record(&self) -> Vec<u8> {
+        match &self.beneath[1] {
+            Beneath::Tcp(_) => {
+                let mut record = self.beneath[1].recv(5);
+                let len = usize::from(u16::from_be_bytes([record[3], record[4]]));
+                record.extend(self.beneath[1].recv(len));
+                record
+            }
+            Beneath::Udp(_) => self.beneath[1].recv(1 << 16),
+        }
+    }
+
+    /// Length of the plaintext of the next record, which must be data.
+    pub fn plaintext(&self) -> usize {
+        let record = self.record();
+        assert_eq!(record[0], 23, "application data");
+        record.len() - self.overhead
+    }
+}
+
+/// A record that another implementation would send, under the keys with this seed and the IV with this value.
+pub fn seal(
+    kind: KtlsType,
+    seed: u8,
+    iv: [u8; 8],
+    content_type: ContentType,
+    plaintext: &[u8],
+) -> Vec<u8> {
+    let mut record = vec![0; plaintext.len() + overhead(kind)];
+    let (cipher, number) = (CipherSuite::Aes128Gcm, u64::from_be_bytes(iv));
+    let sealed = match kind {
+        KtlsType::Stream => CryptoInfo::tls12_gcm(cipher, &key(seed), &salt(seed), number, number)
+            .and_then(|keys| tls::Sealer::new(&keys))
+            .and_then(|mut sealer| sealer.seal_from(content_type, plaintext, &mut record)),
+        KtlsType::Datagram => {
+            let (epoch, number) = ((number >> 48) as u16, number & ((1 << 48) - 1));
+            EpochKeys::dtls12(cipher, &key(seed), &salt(seed), epoch, number)
+                .and_then(|keys| dtls::Sealer::new(&keys))
+                .and_then(|mut sealer| sealer.seal_from(content_type, plaintext, &mut record))
+        }
+    };
+    sealed.expect("a record");
+    record
 }
 
 pub fn bind(socket: &mut KtlsSocket, beneath: &Beneath) {
@@ -274,6 +401,26 @@ pub fn soon(socket: &KtlsSocket, events: PollFlags) -> PollFlags {
 /// What a poll for `events` shows now.
 pub fn now(socket: &KtlsSocket, events: PollFlags) -> PollFlags {
     socket.poll(events, Some(Duration::ZERO)).expect("poll")
+}
+
+/// What the descriptor itself shows, now or soon.
+pub fn shown_soon(fd: impl AsFd, events: PollFlags) -> PollFlags {
+    shown_within(fd, events, PATIENCE.as_secs())
+}
+
+/// What the descriptor itself shows now.
+pub fn glance(fd: impl AsFd, events: PollFlags) -> PollFlags {
+    shown_within(fd, events, 0)
+}
+
+fn shown_within(fd: impl AsFd, events: PollFlags, seconds: u64) -> PollFlags {
+    let mut fds = [PollFd::new(&fd, events)];
+    let limit = Timespec {
+        tv_sec: seconds as i64,
+        tv_nsec: 0,
+    };
+    poll(&mut fds, Some(&limit)).expect("poll");
+    fds[0].revents()
 }
 
 /// Reads so many bytes: a stream's in as many calls as it takes, a datagram in one.

@@ -7,6 +7,10 @@
 
 mod calls;
 mod ground;
+mod handling;
+mod names;
+mod sizes;
+mod transfer;
 
 use ground::Ground;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,7 +37,13 @@ macro_rules! table {
 }
 use table;
 
-const TABLES: [&[Case]; 1] = [calls::CASES];
+const TABLES: [&[Case]; 5] = [
+    names::CASES,
+    calls::CASES,
+    transfer::CASES,
+    handling::CASES,
+    sizes::CASES,
+];
 
 fn run_all(ground: &mut Ground, kind: KtlsType) {
     ground.kind = kind;

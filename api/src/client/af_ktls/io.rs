@@ -318,19 +318,17 @@ impl KtlsSocket {
             // An error counts as readable, so it is looked for whatever was asked.
             let shown = scm::wait(&self.fd, events | PollFlags::IN, deadline)?;
             let shown = match &self.bound {
-                _ if !known.is_empty() => Some(shown | known),
-                Some(Bound::Stream(attachment)) => attachment.shown(shown)?,
+                _ if !known.is_empty() => shown | known,
+                Some(Bound::Stream(attachment)) => attachment.shown(shown),
                 Some(Bound::Datagram(association))
                     if shown.contains(PollFlags::IN) && association.error_waits() =>
                 {
-                    Some(shown | PollFlags::ERR)
+                    shown | PollFlags::ERR
                 }
-                _ => Some(shown),
+                _ => shown,
             };
             let always = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
-            if let Some(shown) = shown
-                && (shown.is_empty() || shown.intersects(events | always))
-            {
+            if shown.intersects(events | always) {
                 return Ok(shown & (events | always));
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {

@@ -48,13 +48,13 @@ pub use options::{
     KTLS_SET_SALT_SEND, KTLS_UNATTACH, KTLS_VERSION_1_2, KTLS_VERSION_LATEST, PF_KTLS,
 };
 
-use super::{TcpStream, UdpSocket};
-use crate::protocol::DtlsStat;
+use super::{Daemon, DaemonError, TcpStream, UdpSocket};
+use crate::protocol::{DtlsStat, SocketKind};
 use association::Association;
 use options::Options;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use rustix::io::{DupFlags, Errno, dup3};
+use rustix::io::{DupFlags, Errno, dup3, fcntl_dupfd_cloexec};
 use std::collections::VecDeque;
 use std::io as io_std;
 use std::net::SocketAddr;
@@ -261,12 +261,36 @@ impl KtlsSocket {
         Ok(())
     }
 
+    /// `bind` as in C: the bytes of a `struct sockaddr_ktls`, whose `sa_socket` is the number of a descriptor of `daemon`'s. Of a UDP
+    /// socket the peer must have been fixed when it was made. What the caller's own handle to that socket knows of control
+    /// records and open ones is not known here.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind); `EBADMSG` for another length, `ENOENT` for a number that is not open, `EAFNOSUPPORT` for anything but a
+    /// socket of this daemon's.
+    pub fn bind_address(&mut self, daemon: &Daemon, address: &[u8]) -> io_std::Result<()> {
+        let (address, number) = KtlsAddress::from_bytes(address)?;
+        // SAFETY: the number is used for one system call that duplicates it, and says so where it is not open.
+        let fd = unsafe { BorrowedFd::borrow_raw(number.into()) };
+        let fd = fcntl_dupfd_cloexec(fd, 0).map_err(|_| Errno::NOENT)?;
+        match daemon.kind_of(fd.as_fd()) {
+            Ok(SocketKind::Tcp) => self.bind(&TcpStream::from_fd(daemon, fd)?, address),
+            Ok(SocketKind::Udp) => self.bind(&UdpSocket::from_fd(daemon, fd)?, address),
+            Ok(SocketKind::TcpListener) => Err(Errno::NOTCONN.into()),
+            Err(DaemonError::System(Errno::NOTSOCK)) => Err(Errno::AFNOSUPPORT.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// `KTLS_UNATTACH`: gives the socket beneath back to its owner. Keys and options are forgotten; this socket may be bound again.
     /// What was sent before leaves under the keys it was sent with.
     ///
+    /// Returns the sequence number of the first record that the owner of a stream gets back, if there were keys for receiving: what
+    /// they go on with where they are set again. (That of the sending direction is `KTLS_GET_IV_SEND` before.)
+    ///
     /// # Errors
     /// `EBADMSG` when it is not bound.
-    pub fn unattach(&mut self) -> io_std::Result<()> {
+    pub fn unattach(&mut self) -> io_std::Result<Option<u64>> {
         let bound = self.bound.take().ok_or(Errno::BADMSG)?;
         let detached = match &bound {
             Bound::Stream(attachment) => {
@@ -276,7 +300,7 @@ impl KtlsSocket {
                 held.unwrap_or_else(PoisonError::into_inner).extend(opened);
                 detached
             }
-            Bound::Datagram(association) => association.detach(),
+            Bound::Datagram(association) => association.detach().map(|()| None),
         };
         self.replace(placeholder()?.as_fd())?;
         detached
@@ -292,7 +316,7 @@ impl KtlsSocket {
             return Err(Errno::NOPROTOOPT.into());
         }
         if option == KTLS_UNATTACH {
-            return self.unattach();
+            return self.unattach().map(|_| ());
         }
         match self.bound()? {
             Bound::Stream(attachment) => attachment.set(option, value),

@@ -60,8 +60,8 @@ impl Attachment {
         self.options.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the stream back. What was opened and not read goes to `held`.
-    pub(super) fn detach(&self, held: &mut Vec<u8>) -> io::Result<()> {
+    /// Gives the stream back, from the record with the number given on. What was opened and not read goes to `held`.
+    pub(super) fn detach(&self, held: &mut Vec<u8>) -> io::Result<Option<u64>> {
         let fd = self.under.as_fd();
         {
             let mut state = self.under.shared().send();
@@ -73,16 +73,19 @@ impl Attachment {
             }
         }
         let mut state = self.under.shared().receive();
-        let released = self.under.act(SocketRequest::SetAttached(false));
+        let released = self.under.ask(SocketRequest::SetAttached(false));
         state.start_leaving();
-        released?;
+        let number = match released? {
+            Reply::Released(number) => number,
+            _ => return Err(self.under.daemon().nonsense().into()),
+        };
         let deadline = Instant::now() + LEAVE_TIMEOUT;
         while !state.leave(fd, held)? {
             if scm::wait(fd, PollFlags::IN, Some(deadline))?.is_empty() {
                 return Err(Errno::TIMEDOUT.into());
             }
         }
-        Ok(())
+        Ok(number)
     }
 
     pub(super) fn set(&self, option: i32, value: &[u8]) -> io::Result<()> {
@@ -300,22 +303,20 @@ impl Attachment {
         sent
     }
 
-    /// What of `events` a poll shows now: `None` when what the descriptor shows turned out to be nothing.
-    pub(super) fn shown(&self, shown: PollFlags) -> io::Result<Option<PollFlags>> {
+    /// What a poll shows where the descriptor shows this: a mark alone is nothing to read.
+    pub(super) fn shown(&self, shown: PollFlags) -> PollFlags {
         let mut state = self.under.shared().receive();
         if !state.is_attached() || !shown.contains(PollFlags::IN) {
-            return Ok(Some(match state.attached_error() {
+            return match state.attached_error() {
                 Some(_) => shown | PollFlags::ERR,
                 None => shown,
-            }));
+            };
         }
-        Ok(
-            match state.step(self.end(), &mut [0], Reader::Records, false, true) {
-                Ok(Step::Nothing) => None,
-                Ok(_) => Some(shown),
-                Err(_) => Some(shown | PollFlags::ERR),
-            },
-        )
+        match state.step(self.end(), &mut [0], Reader::Records, false, true) {
+            Ok(Step::Nothing) => shown - PollFlags::IN,
+            Ok(_) => shown,
+            Err(_) => shown | PollFlags::ERR,
+        }
     }
 
     /// Whether reading has stopped for good.

@@ -52,14 +52,25 @@ impl Supervisor {
     }
 
     /// Starts `command`, called `name` in errors, with nothing on stdin and its stdout to be read by [`line`](Self::line).
-    pub(crate) fn spawn(&self, name: &str, mut command: Command) -> Result<Child, Failure> {
+    pub(crate) fn spawn(&self, name: &str, command: Command) -> Result<Child, Failure> {
+        self.spawn_between(name, command, Stdio::null(), Stdio::piped())
+    }
+
+    /// As [`spawn`](Self::spawn), with another stdin and stdout.
+    pub(crate) fn spawn_between(
+        &self,
+        name: &str,
+        mut command: Command,
+        stdin: Stdio,
+        stdout: Stdio,
+    ) -> Result<Child, Failure> {
         let log = self
             .logs
             .join(format!("{}.log", name.replace([' ', '/'], "-")));
         let stderr = File::create(&log).context(|| format!("cannot write {}", log.display()))?;
         command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdin(stdin)
+            .stdout(stdout)
             .stderr(stderr)
             // A terminal's ^C must not reach them before the supervisor has seen it.
             .process_group(0);

@@ -4,6 +4,7 @@
 //! Everything happens in a network namespace of its own and in a temporary folder; what stays is the capture, in the current
 //! folder. The stack, the server and the clients are the programs that a user would start by hand, and the lines printed name them.
 
+mod dtls;
 mod tally;
 
 use super::bench::client::accepts;
@@ -34,11 +35,17 @@ const START: Duration = Duration::from_secs(10);
 #[command(after_help = "\
 It needs no root and touches nothing of this machine's network: all of it happens in a
 network namespace of its own. What stays is uktls-demo.pcapng in the current folder, a
-capture with its keys inside, so that Wireshark shows the plaintext.")]
+capture with its keys inside, so that Wireshark shows the plaintext.
+
+With --dtls it is a file by DTLS 1.2 to `openssl s_server -dtls1_2` and `gnutls-serv --udp`,
+compared record by record. That needs a build with `--features openssl`.")]
 pub(crate) struct Args {
     /// Write no capture
     #[arg(long)]
     no_capture: bool,
+    /// Show DTLS instead of TLS; nothing stays
+    #[arg(long, conflicts_with = "no_capture")]
+    dtls: bool,
 }
 
 type Digested = sha2::digest::Output<Sha256>;
@@ -53,6 +60,9 @@ struct Demo<'a> {
 
 /// Runs the demonstration.
 pub(crate) fn run(args: Args, globals: &Globals) -> Outcome {
+    if args.dtls {
+        return dtls::run(globals);
+    }
     let started = Instant::now();
     netns::enter()?;
     let mut workload = Workload::new("demo")?;

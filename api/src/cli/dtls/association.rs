@@ -23,9 +23,9 @@ use uktls::handshake::openssl::{Session, close, context};
 use uktls::server::privileges;
 use uktls::{Daemon, UdpSocket};
 
-/// How long the peer has to answer close_notify, and how often it is told meanwhile, since the first may be lost.
-const FAREWELL: Duration = Duration::from_millis(250);
-const FAREWELLS: usize = 4;
+/// How long the peer has to answer close_notify. It is told once: peers exist that a record behind their association's end, such as
+/// the same once more, keeps busy for good.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// How long what is under way has to arrive behind a close_notify that overtook it.
 const STRAGGLERS: Duration = Duration::from_millis(250);
@@ -338,23 +338,17 @@ impl Association {
         Ok(stat.full)
     }
 
-    /// Says close_notify until the peer says it too, for a while. Gives whether it did.
+    /// Says close_notify, and waits a moment for the peer to say it too. Gives whether it did.
     pub(super) fn close(mut self) -> Result<bool, Failure> {
         let failed = || "cannot close".to_owned();
-        for _ in 0..FAREWELLS {
-            close(&self.ktls).context(failed)?;
-            let deadline = Instant::now() + FAREWELL;
-            loop {
-                let left = deadline.saturating_duration_since(Instant::now());
-                match self.wait(left)? {
-                    // Nobody wants it any more.
-                    Heard::Record => drop(self.receive(&mut [])?),
-                    Heard::Close => break,
-                    Heard::Silence => break,
-                }
-            }
-            if self.closed {
-                break;
+        close(&self.ktls).context(failed)?;
+        let deadline = Instant::now() + FAREWELL;
+        while !self.closed {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.wait(left)? {
+                // Nobody wants it any more.
+                Heard::Record if !left.is_zero() => drop(self.receive(&mut [])?),
+                Heard::Record | Heard::Close | Heard::Silence => break,
             }
         }
         self.ktls.unattach().context(failed)?;

@@ -28,28 +28,34 @@ pub(crate) use without_openssl::{echo, recv, send};
 
 pub(crate) use options::{EchoArgs, RecvArgs, SendArgs};
 
-/// What the commands are in a build that cannot shake hands.
+use super::Failure;
+
+/// Whether this build can shake hands.
+pub(crate) const IN_THIS_BUILD: bool = cfg!(feature = "openssl");
+
+/// What `command` says in a build that cannot.
+pub(crate) fn missing(command: &str) -> Failure {
+    Failure::new(format_args!(
+        "{command} shakes hands by OpenSSL, which is not in this build: cargo build --release --features openssl \
+         (on Debian it needs: apt-get install libssl-dev pkg-config)"
+    ))
+}
+
+/// What the commands are in such a build.
 #[cfg(not(feature = "openssl"))]
 mod without_openssl {
-    use super::super::{Failure, Globals, Outcome};
-    use super::options::{EchoArgs, RecvArgs, SendArgs};
-
-    fn missing(command: &str) -> Outcome {
-        Err(Failure::new(format_args!(
-            "{command} shakes hands by OpenSSL, which is not in this build: cargo build --release --features openssl \
-             (on Debian it needs: apt-get install libssl-dev pkg-config)"
-        )))
-    }
+    use super::super::{Globals, Outcome};
+    use super::{EchoArgs, RecvArgs, SendArgs, missing};
 
     pub(crate) fn send(_: SendArgs, _: &Globals) -> Outcome {
-        missing("dtls-send")
+        Err(missing("dtls-send"))
     }
 
     pub(crate) fn recv(_: RecvArgs, _: &Globals) -> Outcome {
-        missing("dtls-recv")
+        Err(missing("dtls-recv"))
     }
 
     pub(crate) fn echo(_: EchoArgs, _: &Globals) -> Outcome {
-        missing("dtls-echo")
+        Err(missing("dtls-echo"))
     }
 }

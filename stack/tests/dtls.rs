@@ -300,6 +300,85 @@ fn a_burst_arrives_in_order_and_in_few_packets() {
     assert_eq!(counter(&pair.right_stack, "DtlsOpened"), 60);
 }
 
+/// Everything is on the Unix socket before the stack gets to see any of it, or nearly so: it is taken in batches.
+#[test]
+fn records_and_files_in_one_batch_keep_their_order() {
+    let pair = pair(true, CipherSuite::Aes128Gcm);
+    let done = pair.left.act(SocketOp::DtlsSetMtu(Some(1037)));
+    assert!(matches!(done, Ok(SocketReply::Done)));
+    let mut expected = Vec::new();
+    let bytes = text(2500);
+    let file = file(&bytes, None);
+    for round in 0..4 {
+        for len in [900, 900, 400, 0, 1000, 5000] {
+            let record = text(len + round);
+            pair.left.send(&record);
+            expected.push(record);
+        }
+        let mark = Mark::File {
+            offset: 0,
+            len: 2500,
+            reply: false,
+            hold: false,
+        };
+        send_mark(pair.left.end(), mark, &[&file]);
+        expected.extend(bytes.chunks(1000).map(<[u8]>::to_vec));
+    }
+    for (i, record) in expected.iter().enumerate() {
+        assert!(pair.right.recv() == *record, "record {i}");
+    }
+}
+
+#[test]
+fn what_was_sent_before_a_detach_leaves() {
+    let mut pair = pair(true, CipherSuite::Aes128Gcm);
+    for round in 0..20 {
+        let sent: Vec<Vec<u8>> = (0..40).map(|i| text([600, 50][i % 2] + i)).collect();
+        for record in &sent {
+            pair.left.send(record);
+        }
+        let done = pair.left.act(SocketOp::DtlsDetach);
+        assert!(matches!(done, Ok(SocketReply::Done)));
+        for (i, record) in sent.iter().enumerate() {
+            assert!(pair.right.recv() == *record, "round {round}, record {i}");
+        }
+        pair.left.attach(pair.right.local);
+        let sequence = 1 + 40 * (round + 1);
+        let keys = keys(CipherSuite::Aes128Gcm, THERE, 1, sequence);
+        pair.left.set_tx(&keys);
+    }
+}
+
+#[test]
+fn a_record_that_is_too_long_is_refused_among_others_that_are_not() {
+    let Pair { left, right, .. } = pair(true, CipherSuite::Aes128Gcm);
+    left.send(b"before");
+    left.send(&text(16_385));
+    left.send(b"behind");
+    assert_eq!(right.recv(), b"before");
+    assert_eq!(right.recv(), b"behind");
+    let note = receive(left.end());
+    assert_eq!(read_note(&note), Some(Errno::TOOBIG.raw_os_error()));
+}
+
+#[test]
+fn what_may_not_be_fragmented_is_refused_alone_in_a_batch() {
+    let Pair { left, right, .. } = pair(true, CipherSuite::Aes128Gcm);
+    left.act(SocketOp::SetDontFragment(true))
+        .expect("an option");
+    for _ in 0..10 {
+        left.send(&text(800));
+        left.send(&text(1500));
+        left.send(&text(800));
+    }
+    for _ in 0..10 {
+        assert!(right.recv() == text(800) && right.recv() == text(800));
+        let note = receive(left.end());
+        assert_eq!(read_note(&note), Some(Errno::MSGSIZE.raw_os_error()));
+    }
+    assert_eq!((left.info().too_long, right.info().opened), (10, 20));
+}
+
 #[test]
 fn the_udp_socket_stays_usable_beside_the_association() {
     let (pair, mut sealer) = by_hand(true);

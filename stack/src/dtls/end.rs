@@ -10,6 +10,7 @@
 //! content type 0 (in DTLS 1.3 it cannot be said, in DTLS 1.2 nobody uses it). Of the marks only
 //! [`Mark::TxKeys`] and [`Mark::File`] have a meaning here; a file's range is answered for when it has been sent.
 
+use super::taken::{Staging, Taken};
 use crate::client_fd::ClientFd;
 use crate::mark::{MARK_LEN, Mark};
 use bytes::Bytes;
@@ -56,9 +57,9 @@ pub enum FromClient {
 
 /// The stack's side of an association's end. No call blocks.
 pub trait RecordEnd: std::fmt::Debug {
-    /// Takes the next message; a record's plaintext goes to the front of `buffer`. A plaintext that fills the buffer may have
-    /// been cut.
-    fn pull(&mut self, buffer: &mut [u8]) -> FromClient;
+    /// Takes some of the messages that wait, in their order, behind what was taken already: records into slots of `staging`, from
+    /// the first on. When none waits, or the client is gone, that is pushed as a message as well.
+    fn pull_batch(&mut self, staging: &mut Staging, taken: &mut Taken);
 
     /// Hands a record to the client. False when it was dropped for want of room.
     fn deliver(&mut self, content_type: u8, plaintext: &[u8]) -> bool;

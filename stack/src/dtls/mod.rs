@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | [`end`] | the messages on an association's end, which the client library speaks |
 //! | `association` | one peer's keys and counters; the way in |
+//! | [`taken`] | messages on their way from an end into a run |
 //! | `outgoing` | the way out: records one behind the other into one super-datagram, from messages and from files |
 //!
 //! Nothing here paces or retransmits: what does not fit on its way is lost, as datagrams are. What is dropped is counted by
@@ -18,5 +19,6 @@
 pub(crate) mod association;
 pub mod end;
 pub(crate) mod outgoing;
+pub mod taken;
 
 pub use association::{DtlsInfo, EpochInfo};

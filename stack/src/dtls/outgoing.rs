@@ -1,13 +1,14 @@
-//! The way out: plaintext straight into the buffer that leaves, sealed where it lies.
+//! The way out: plaintext sealed in, or in one pass into, the buffer that leaves.
 //!
 //! Records of one length lie one behind the other as a *run*, which a device with UDP segmentation offload takes as one
-//! super-datagram and cuts into one datagram a record; the last may be shorter. A message that does not fit its run is carried
-//! over to the next. A file's range is sealed from a mapping where that can be had, and read into the records otherwise;
-//! as with TCP, what may wait for a disk is a helper thread's.
+//! super-datagram and cuts into one datagram a record; the last may be shorter. Messages are [taken](super::taken) in batches;
+//! one that does not fit its run begins the next. A file's range is sealed from a mapping where that can be had, and read into
+//! the records otherwise; as with TCP, what may wait for a disk is a helper thread's.
 
 mod memory;
 
 use super::end::{FromClient, RecordEnd, RecordEvent};
+use super::taken::{First, Staging, Taken};
 use crate::client_fd::ClientFd;
 use crate::emit::file::{FileRange, READ_AHEAD, Way, answer};
 use crate::emit::job::{Helped, Job, JobKind};
@@ -16,7 +17,6 @@ use memory::MemoryRange;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
-use std::ops::Range;
 use std::sync::Arc;
 use uktls_record::dtls::{EpochKeys, Sealer};
 use uktls_record::header::{ContentType, MAX_PLAINTEXT};
@@ -25,10 +25,8 @@ use uktls_record::header::{ContentType, MAX_PLAINTEXT};
 const MAX_RUN: usize = 65_535 - 40 - 8;
 /// Datagrams that Linux takes in one super-datagram (`UDP_MAX_SEGMENTS`, before 6.9).
 const MAX_SEGMENTS: usize = 64;
-/// A record, and a byte of plaintext too many to be seen.
-const RECORD_ROOM: usize = 37 + MAX_PLAINTEXT + 1;
-/// Room that [`Outgoing::fill`] needs: a run, and the record that turns out not to belong to it.
-pub(crate) const ROOM: usize = MAX_RUN + RECORD_ROOM;
+/// Room that [`Outgoing::fill`] needs.
+pub(crate) const ROOM: usize = MAX_RUN;
 /// Keys that may be staged and not yet in force.
 const MAX_STAGED: usize = 4;
 
@@ -40,6 +38,8 @@ pub(crate) struct Outgoing {
     next_key_id: u32,
     /// What a file's records are cut by: the record's length as a whole.
     mtu: Option<u16>,
+    /// From the client, and not sent yet.
+    taken: Taken,
     file: Option<Box<FileRange>>,
     memory: Option<MemoryRange>,
     /// Work for a helper thread, to be fetched after each [`fill`](Self::fill).
@@ -54,6 +54,7 @@ impl Default for Outgoing {
             staged: VecDeque::new(),
             next_key_id: 1,
             mtu: None,
+            taken: Taken::default(),
             file: None,
             memory: None,
             job: None,
@@ -78,8 +79,6 @@ pub(crate) struct Run {
     pub(crate) len: usize,
     pub(crate) stride: usize,
     records: usize,
-    /// A record behind them that begins the next run.
-    pub(crate) carry: Option<Range<usize>>,
 }
 
 /// Why a run ended.
@@ -98,35 +97,19 @@ pub(crate) enum Then {
 }
 
 impl Run {
-    fn of_carry(buffer: &mut [u8], carry: Option<Range<usize>>) -> Run {
-        let Some(range) = carry else {
-            return Run::default();
-        };
-        let len = range.len();
-        buffer.copy_within(range, 0);
-        Run {
-            len,
-            stride: len,
-            records: 1,
-            carry: None,
-        }
+    /// Whether a record of `len` bytes fits behind the others.
+    fn takes(&self, len: usize) -> bool {
+        self.records == 0 || (len <= self.stride && self.len + len <= MAX_RUN)
     }
 
-    /// Takes in the record of `len` bytes that lies behind the run. False when the run is over.
+    /// Counts the record of `len` bytes that lies behind the run now. False when the run is over.
     fn push(&mut self, len: usize, limits: RunLimits) -> bool {
         if self.records == 0 {
             self.stride = len;
-        } else if len > self.stride || self.len + len > MAX_RUN {
-            self.carry = Some(self.len..self.len + len);
-            return false;
         }
         self.len += len;
         self.records += 1;
-        len == self.stride && self.has_room(limits)
-    }
-
-    fn has_room(&self, limits: RunLimits) -> bool {
-        self.records < most_segments(self.stride, limits)
+        len == self.stride && self.records < most_segments(self.stride, limits)
     }
 }
 
@@ -184,18 +167,25 @@ impl Outgoing {
         }
     }
 
-    /// Fills the front of `buffer`, of at least [`ROOM`] bytes, with a run. `carry` is the last run's.
+    /// Bytes of memory that what waits for its turn takes.
+    pub(crate) fn memory(&self) -> usize {
+        self.taken.memory()
+    }
+
+    /// The turn is over, and staging somebody else's.
+    pub(crate) fn keep(&mut self, staging: &Staging) {
+        self.taken.keep(staging);
+    }
+
+    /// Fills the front of `buffer`, of at least [`ROOM`] bytes, with a run.
     pub(crate) fn fill(
         &mut self,
         end: &mut impl RecordEnd,
+        staging: &mut Staging,
         buffer: &mut [u8],
-        carry: Option<Range<usize>>,
         limits: RunLimits,
     ) -> (Run, Then) {
-        let mut run = Run::of_carry(buffer, carry);
-        if run.len > 0 && !run.has_room(limits) {
-            return (run, Then::More);
-        }
+        let mut run = Run::default();
         let then = loop {
             if self.file.is_some() || self.memory.is_some() {
                 if run.len > 0 {
@@ -206,58 +196,86 @@ impl Outgoing {
                     None => self.fill_from_file(buffer, limits),
                 };
             }
-            match self.pull(end, &mut buffer[run.len..]) {
-                Ok(None) => {}
-                Ok(Some(len)) if run.push(len, limits) => {}
-                Ok(Some(_)) => break Then::More,
+            if self.taken.is_empty() {
+                end.pull_batch(staging, &mut self.taken);
+            }
+            let next = match self.taken.first(staging) {
+                Some(First::Record(..)) => self.seal_first(end, staging, &mut run, buffer, limits),
+                Some(First::Other) => {
+                    let other = self.taken.pop_other();
+                    self.on_other(end, other).map(|()| true)
+                }
+                None => Err(Then::Rest),
+            };
+            match next {
+                Ok(true) => {}
+                Ok(false) => break Then::More,
                 Err(then) => break then,
             }
         };
         (run, then)
     }
 
-    /// Takes the next message, and gives the length of the record it became.
-    fn pull(&mut self, end: &mut impl RecordEnd, room: &mut [u8]) -> Result<Option<usize>, Then> {
-        let (prefix, suffix) = self.overhead();
-        let (content_type, len) = match end.pull(&mut room[prefix..prefix + MAX_PLAINTEXT + 1]) {
-            FromClient::Record(content_type, len) => (content_type, len),
-            FromClient::Mark(mark, fds) => {
-                self.on_mark(end, mark, fds)?;
-                return Ok(None);
+    /// Seals the record that is first in line behind the run. False when the run is over; a record that does not fit it stays.
+    fn seal_first(
+        &mut self,
+        end: &mut impl RecordEnd,
+        staging: &Staging,
+        run: &mut Run,
+        buffer: &mut [u8],
+        limits: RunLimits,
+    ) -> Result<bool, Then> {
+        let Some(First::Record(content_type, plaintext)) = self.taken.first(staging) else {
+            return Ok(true);
+        };
+        let content_type = ContentType(content_type);
+        let sealed = match &mut self.sealer {
+            None => Err(Errno::BADMSG),
+            Some(_) if plaintext.len() > MAX_PLAINTEXT => Err(Errno::TOOBIG),
+            Some(sealer) => {
+                let len = sealer.overhead() + plaintext.len();
+                if !run.takes(len) {
+                    return Ok(false);
+                }
+                let sequence = sealer.sequence();
+                let record = &mut buffer[run.len..run.len + len];
+                match sealer.seal_from(content_type, plaintext, record) {
+                    Ok(()) => {
+                        end.observe(|| RecordEvent::Sealed {
+                            sequence,
+                            content_type,
+                            plaintext,
+                        });
+                        Ok(len)
+                    }
+                    Err(error) => {
+                        tracing::info!("sending stops: {error}");
+                        Err(Errno::BADMSG)
+                    }
+                }
+            }
+        };
+        self.taken.drop_first();
+        let len = sealed.map_err(Then::Note)?;
+        self.sealed += 1;
+        Ok(run.push(len, limits))
+    }
+
+    /// Obeys a message that is no record.
+    fn on_other(&mut self, end: &mut impl RecordEnd, other: FromClient) -> Result<(), Then> {
+        match other {
+            FromClient::Mark(mark, fds) => self.on_mark(end, mark, fds),
+            FromClient::Memory(_) if self.sealer.is_none() => {
+                end.memory_sealed(0);
+                Err(Then::Note(Errno::BADMSG))
             }
             FromClient::Memory(bytes) => {
-                if self.sealer.is_none() {
-                    end.memory_sealed(0);
-                    return Err(Then::Note(Errno::BADMSG));
-                }
                 self.memory = Some(MemoryRange::new(bytes));
-                return Ok(None);
+                Ok(())
             }
-            FromClient::Empty => return Err(Then::Rest),
-            FromClient::Malformed | FromClient::Closed => return Err(Then::Closed),
-        };
-        let Some(sealer) = &mut self.sealer else {
-            return Err(Then::Note(Errno::BADMSG));
-        };
-        if len > MAX_PLAINTEXT {
-            return Err(Then::Note(Errno::TOOBIG));
+            FromClient::Malformed | FromClient::Closed => Err(Then::Closed),
+            FromClient::Empty | FromClient::Record(..) => Err(Then::Rest),
         }
-        if sealer.records_left() > 0 {
-            end.observe(|| RecordEvent::Sealed {
-                sequence: sealer.sequence(),
-                content_type: ContentType(content_type),
-                plaintext: &room[prefix..prefix + len],
-            });
-        }
-        let len = prefix + len + suffix;
-        sealer
-            .seal_in_place(ContentType(content_type), &mut room[..len])
-            .map_err(|error| {
-                tracing::info!("sending stops: {error}");
-                Then::Note(Errno::BADMSG)
-            })?;
-        self.sealed += 1;
-        Ok(Some(len))
     }
 
     /// Bytes in front of and behind a record's plaintext.

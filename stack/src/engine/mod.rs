@@ -36,6 +36,7 @@ use crate::budget::Budget;
 use crate::client_fd::ClientFd;
 use crate::clock::Instant;
 use crate::counters::Counters;
+use crate::dtls::taken::Staging;
 use crate::emit::arena::Pool;
 use crate::emit::job::Helped;
 use crate::fragment::{Limits as FragmentLimits, Reassembler};
@@ -138,6 +139,8 @@ pub(crate) struct Engine<H: Host> {
     udp_buffer: Vec<u8>,
     /// Where records are sealed.
     record_buffer: Vec<u8>,
+    /// Where records' plaintext is taken to.
+    staging: Staging,
 }
 
 impl<H: Host> Engine<H> {
@@ -165,6 +168,7 @@ impl<H: Host> Engine<H> {
             next_port: hash.owner((settings.index, "first port"), 16_384) as u16,
             udp_buffer: Vec::new(),
             record_buffer: Vec::new(),
+            staging: Staging::default(),
             host,
             settings,
         }

@@ -7,6 +7,7 @@ use crate::clock::Instant;
 use crate::dtls::association::{Association, Piece, Retired};
 use crate::dtls::end::{RecordEnd, RecordEvent};
 use crate::dtls::outgoing::{ROOM, Run, RunLimits, Then};
+use crate::dtls::taken::Staging;
 use crate::emit::job::Helped;
 use crate::handle::{Direction, SocketId, SocketOp, SocketReply};
 use rustix::io::Errno;
@@ -18,8 +19,8 @@ use uktls_record::dtls::DiscardKind;
 /// Runs sent for one association before others get their turn.
 const PER_TURN: usize = 16;
 
-/// Turns that the records of a socket that goes away have: more than an end holds.
-const LAST_TURNS: usize = 256;
+/// Turns in a row for an association that goes away, or whose client asks for something: more than an end holds.
+const MOST_TURNS: usize = 256;
 
 /// How long a path MTU that a router reported is believed (RFC 1191 §6.3 suggests ten minutes).
 const PATH_MTU_AGE: Duration = Duration::from_secs(600);
@@ -136,48 +137,56 @@ impl<H: Host> Engine<H> {
 
     /// One turn for every association that waits for one.
     pub(super) fn give_record_turns(&mut self) {
-        let mut buffer = std::mem::take(&mut self.record_buffer);
         for _ in 0..self.record_turns.len() {
-            let Some(index) = self.record_turns.pop_front() else {
-                break;
-            };
-            if buffer.is_empty() {
-                buffer.resize(ROOM, 0);
+            if let Some(index) = self.record_turns.pop_front()
+                && self.records_turn(index)
+            {
+                self.queue_records(index);
             }
-            self.records_turn(index, &mut buffer);
         }
-        self.record_buffer = buffer;
     }
 
-    /// The UDP socket's client is gone: sends the records that it sent before, if the association's client is gone as well or rests.
-    pub(super) fn send_last_records(&mut self, index: usize) {
+    /// Sends what an association's client has written so far: it, or the UDP socket's client, goes away or asks for something.
+    pub(super) fn flush_records(&mut self, index: usize) {
+        // A client that goes on writing meanwhile must not hold the others up.
+        for _ in 0..MOST_TURNS {
+            if !self.records_turn(index) {
+                return;
+            }
+        }
+    }
+
+    /// Sends what an association's client wants sent, up to a bound. True when there may be more.
+    fn records_turn(&mut self, index: usize) -> bool {
         let mut buffer = std::mem::take(&mut self.record_buffer);
+        let mut staging = std::mem::take(&mut self.staging);
         buffer.resize(ROOM, 0);
-        for _ in 0..LAST_TURNS {
-            if self.association(index).is_none() {
-                break;
-            }
-            self.records_turn(index, &mut buffer);
-            if self.association(index).is_none_or(|it| !it.queued) {
-                break;
-            }
+        let then = self.send_records(index, &mut buffer, &mut staging);
+        if let Some(association) = self.association(index) {
+            association.outgoing.keep(&staging);
         }
         self.record_buffer = buffer;
+        self.staging = staging;
+        if then == Then::Closed {
+            // As AF_KTLS: closing it leaves the UDP socket to its owner.
+            let _ = self.detach_records(self.now, index);
+        }
+        matches!(then, Then::More | Then::Note(_))
     }
 
-    /// Sends what an association's client wants sent, up to a bound.
-    fn records_turn(&mut self, index: usize, buffer: &mut [u8]) {
+    /// Sends runs, and gives what the last one ended with.
+    fn send_records(&mut self, index: usize, buffer: &mut [u8], staging: &mut Staging) -> Then {
         let link = self.host.device().capabilities();
         let now = self.now;
         let (Some(socket), Some(extras)) = (self.udp.get(index), self.udp_extras.get_mut(&index))
         else {
-            return;
+            return Then::Rest;
         };
         let (id, uid, local) = (socket.id, socket.uid, socket.local);
         let path_mtu = extras.path_mtu(link.mtu, now);
         let dont_fragment = extras.dont_fragment;
         let Some(association) = &mut extras.association else {
-            return;
+            return Then::Rest;
         };
         association.queued = false;
         let peer = association.peer;
@@ -186,28 +195,22 @@ impl<H: Host> Engine<H> {
             datagram: path_mtu.saturating_sub(header),
             offload: link.uso,
         };
-        let (mut carry, mut runs) = (None, 0);
-        let again = loop {
+        let mut last = Then::Rest;
+        for _ in 0..PER_TURN {
             // Borrowed anew each time round: sending needs the whole engine.
             let Some(association) = self.association(index) else {
-                return;
+                return Then::Rest;
             };
             let sealed = association.outgoing.sealed();
-            let (run, then) =
+            let (Run { len, stride, .. }, then) =
                 association
                     .outgoing
-                    .fill(&mut association.end, buffer, carry.take(), limits);
+                    .fill(&mut association.end, staging, buffer, limits);
             let sealed = association.outgoing.sealed() - sealed;
             let job = association.outgoing.take_job();
             if let Then::Note(errno) = then {
                 association.end.deliver_note(errno.raw_os_error());
             }
-            let Run {
-                len,
-                stride,
-                carry: rest,
-                ..
-            } = run;
             if len > 0 && dont_fragment && stride > limits.datagram {
                 association.stats.too_long += 1;
                 association.end.deliver_note(Errno::MSGSIZE.raw_os_error());
@@ -219,22 +222,12 @@ impl<H: Host> Engine<H> {
             if let Some(job) = job {
                 self.host.help(uid, id, job);
             }
-            carry = rest;
-            runs += 1;
-            match then {
-                Then::More | Then::Note(_) if carry.is_some() || runs < PER_TURN => {}
-                Then::More | Then::Note(_) => break true,
-                Then::Rest | Then::Waiting => break false,
-                Then::Closed => {
-                    // As AF_KTLS: closing it leaves the UDP socket to its owner.
-                    let _ = self.detach_records(now, index);
-                    return;
-                }
+            last = then;
+            if matches!(then, Then::Rest | Then::Waiting | Then::Closed) {
+                break;
             }
-        };
-        if again {
-            self.queue_records(index);
         }
+        last
     }
 
     /// A datagram of some peer for the UDP socket at `index`: opened if it is an association's, delivered as it is otherwise.
@@ -335,7 +328,7 @@ impl<H: Host> Engine<H> {
                     info.ulp = true;
                     info.remote = Some(association.peer);
                     info.records = (association.outgoing.sealed(), association.stats.opened);
-                    info.memory = association.incoming.memory();
+                    info.memory = association.incoming.memory() + association.outgoing.memory();
                 }
                 SocketReply::Info(Box::new(info))
             }
@@ -352,6 +345,7 @@ impl<H: Host> Engine<H> {
                 SocketReply::PathMtu(mtu)
             }
             SocketOp::DtlsDetach => {
+                self.flush_records(index);
                 self.detach_records(now, index).map_err(|_| unbound)?;
                 SocketReply::Done
             }
@@ -390,6 +384,7 @@ impl<H: Host> Engine<H> {
                 SocketReply::Done
             }
             SocketOp::DtlsInfo => {
+                self.flush_records(index);
                 let association = self.association(index).ok_or(unbound)?;
                 SocketReply::Dtls(Box::new(association.info()))
             }

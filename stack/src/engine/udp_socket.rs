@@ -168,7 +168,7 @@ impl<H: Host> Engine<H> {
 
     /// A UDP socket's client is gone.
     pub(crate) fn remove_udp(&mut self, index: usize) {
-        self.send_last_records(index);
+        self.flush_records(index);
         let Some(socket) = self.udp.try_remove(index) else {
             return;
         };

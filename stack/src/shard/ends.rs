@@ -5,11 +5,11 @@
 //! user may have only so many descriptors in flight, so the queue that honours `backlog` is here; it is refilled when the
 //! client's end has room.
 
+use super::records::RecordsEnd;
 use super::{Helpers, LISTENER, Port, RECORDS, TCP, ToShard, UDP, token};
 use crate::address::{self, ACCEPTED_LEN, ADDRESS_LEN};
 use crate::client_fd::{self, ClientFd};
 use crate::device::{Device, Offload};
-use crate::dtls::end::{self, FromClient, RecordEnd};
 use crate::emit::job::Job;
 use crate::emit::source::{self, PullError, Pulled};
 use crate::engine::{AcceptEnd, ClientEnd, Datagram, DatagramEnd, Host, Listening};
@@ -24,8 +24,7 @@ use mio::unix::SourceFd;
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, Shutdown, SocketType, recvmsg, sendmsg,
+    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketType, sendmsg,
 };
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
@@ -112,7 +111,7 @@ fn unread(fd: &ClientFd) -> i32 {
     unsafe { rustix::ioctl::ioctl(fd, getter) }.unwrap_or(0)
 }
 
-fn send(
+pub(super) fn send(
     fd: &ClientFd,
     slices: &[IoSlice<'_>],
     ancillary: &mut SendAncillaryBuffer<'_, '_, '_>,
@@ -254,67 +253,6 @@ impl DatagramEnd for DatagramsEnd {
     }
 }
 
-/// The stack's side of an association's end. It leaves epoll with its descriptor, some time after it is dropped.
-#[derive(Debug)]
-pub(super) struct RecordsEnd {
-    fd: ClientFd,
-}
-
-impl RecordEnd for RecordsEnd {
-    fn pull(&mut self, buffer: &mut [u8]) -> FromClient {
-        let mut content_type = [0];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(source::MAX_FDS))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let received = loop {
-            let mut slices = [IoSliceMut::new(&mut content_type), IoSliceMut::new(buffer)];
-            match recvmsg(
-                &self.fd,
-                &mut slices,
-                &mut ancillary,
-                RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
-            ) {
-                Err(Errno::INTR) => {}
-                other => break other,
-            }
-        };
-        let message = match received {
-            Ok(message) => message,
-            Err(Errno::AGAIN) => return FromClient::Empty,
-            Err(_) => return FromClient::Closed,
-        };
-        let mut fds = Vec::new();
-        for part in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(rights) = part {
-                fds.extend(rights.map(ClientFd::from));
-            }
-        }
-        match message.bytes.checked_sub(1) {
-            None if fds.is_empty() => FromClient::Closed,
-            None => FromClient::Malformed,
-            Some(_) if message.flags.contains(ReturnFlags::CTRUNC) => FromClient::Malformed,
-            Some(len) if fds.is_empty() => FromClient::Record(content_type[0], len),
-            Some(len) => {
-                let mut mark = Vec::with_capacity(MARK_LEN);
-                mark.extend_from_slice(&content_type);
-                mark.extend_from_slice(&buffer[..len]);
-                end::mark_of(&mark, fds)
-            }
-        }
-    }
-
-    fn deliver(&mut self, content_type: u8, plaintext: &[u8]) -> bool {
-        let content_type = [content_type];
-        let message = [IoSlice::new(&content_type), IoSlice::new(plaintext)];
-        send(&self.fd, &message, &mut SendAncillaryBuffer::default()).is_ok()
-    }
-
-    fn deliver_note(&mut self, errno: i32) {
-        let note = end::note(errno);
-        let message = [IoSlice::new(&note)];
-        let _ = send(&self.fd, &message, &mut SendAncillaryBuffer::default());
-    }
-}
-
 /// What a shard's engine stands on.
 pub(super) struct ShardHost {
     pub(super) device: Box<dyn Device + Send>,
@@ -342,7 +280,7 @@ impl ShardHost {
     pub(super) fn record_pair(&self, index: usize) -> Result<(RecordsEnd, OwnedFd), Errno> {
         let (ours, client, _) = client_fd::pair(SocketType::SEQPACKET)?;
         self.register(&ours, RECORDS, index)?;
-        Ok((RecordsEnd { fd: ours }, client))
+        Ok((RecordsEnd::new(ours), client))
     }
 
     pub(super) fn deregister(&self, fd: &ClientFd) {

@@ -5,6 +5,7 @@
 //! | `mod` | the loop: what woke us, when to wake next |
 //! | `ends` | clients' ends: Unix sockets |
 //! | `helpers` | threads for what may wait for a disk |
+//! | `records` | clients' ends of DTLS associations |
 //! | `rooms` | memory that packets are received to |
 //!
 //! What happens to packets and sockets is the [engine](crate::engine)'s; the shard waits, reads, and tells it.
@@ -19,6 +20,7 @@
 
 mod ends;
 mod helpers;
+mod records;
 mod rooms;
 
 pub(crate) use ends::{DatagramsEnd, SharedListener};

@@ -6,6 +6,7 @@
 use super::host::{Place, Touch, Touches, wake};
 use super::watch::Watch;
 use crate::dtls::end::{FromClient, RecordEnd, RecordEvent};
+use crate::dtls::taken::{Staging, Taken};
 use crate::mark::Mark;
 use crate::tcp::FlowKey;
 use bytes::Bytes;
@@ -165,8 +166,9 @@ pub(super) type SharedAssociation = Rc<RefCell<Association>>;
 #[derive(Debug)]
 pub(super) struct AssociationEnd(pub(super) SharedAssociation);
 
-impl RecordEnd for AssociationEnd {
-    fn pull(&mut self, buffer: &mut [u8]) -> FromClient {
+impl AssociationEnd {
+    /// Takes the next message; a record's plaintext goes to the front of `buffer`.
+    fn pull(&self, buffer: &mut [u8]) -> FromClient {
         let mut association = self.0.borrow_mut();
         match association.outgoing.pop_front() {
             Some(Outgoing::Record(content_type, plaintext)) => {
@@ -183,6 +185,12 @@ impl RecordEnd for AssociationEnd {
             None if association.dropped => FromClient::Closed,
             None => FromClient::Empty,
         }
+    }
+}
+
+impl RecordEnd for AssociationEnd {
+    fn pull_batch(&mut self, staging: &mut Staging, taken: &mut Taken) {
+        taken.take_one(staging, |buffer| self.pull(buffer));
     }
 
     fn deliver(&mut self, content_type: u8, plaintext: &[u8]) -> bool {

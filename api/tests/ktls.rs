@@ -2,6 +2,7 @@
 
 mod support;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -324,6 +325,43 @@ fn empty_records_are_skipped_or_told_apart() {
             .len,
         1
     );
+}
+
+fn is_readable(stream: &TcpStream) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&Timespec::default())).expect("polled");
+    !fds[0].revents().is_empty()
+}
+
+/// A read that ends in front of an empty control record has taken its mark; nobody may wait for that record in vain.
+#[test]
+fn an_empty_control_record_polls_readable_until_it_is_taken() {
+    let (world, _peer, stream, mut sealer) = fed(Tls13);
+    let mut wire = record(&mut sealer, ContentType::APPLICATION_DATA, b"data");
+    wire.extend(record(&mut sealer, ContentType::HANDSHAKE, b""));
+    world.stack.inject(&stream, &wire);
+    let mut buf = [0; 100];
+    assert_eq!((&stream).read(&mut buf).unwrap(), 4);
+    eventually("the record", || is_readable(&stream));
+    for flags in [RecvFlags::PEEK, RecvFlags::DONTWAIT] {
+        assert_eq!(
+            errno((&stream).read(&mut buf)),
+            Errno::IO.raw_os_error(),
+            "a plain read"
+        );
+        assert!(is_readable(&stream));
+        assert_eq!(
+            stream.recv_record(&mut buf, flags).unwrap(),
+            control(ContentType::HANDSHAKE, 0)
+        );
+    }
+    assert!(!is_readable(&stream));
+    world.stack.inject(
+        &stream,
+        &record(&mut sealer, ContentType::APPLICATION_DATA, b"x"),
+    );
+    assert_eq!((&stream).read(&mut buf).unwrap(), 1);
+    assert_eq!(buf[0], b'x');
 }
 
 #[test]

@@ -71,7 +71,8 @@ pub enum Mark {
         hold: bool,
     },
     /// Stack → client: a record other than application data, or of any type where the client asked for that; its `len`
-    /// plaintext bytes follow.
+    /// plaintext bytes follow. Behind an empty record comes one byte that belongs to nothing and is thrown away with it
+    /// ([`bytes_behind`]): without it the socket would not poll readable once the mark is read.
     Control {
         /// TLS content type of the record.
         content_type: u8,
@@ -103,6 +104,11 @@ pub enum Mark {
     RxKeys,
     /// Stack → client, AF_KTLS: keys for receiving are in force no more; bytes behind this mark are what they are on the wire.
     RxEnd,
+}
+
+/// Bytes that follow a [`Mark::Control`] whose record has a plaintext of `len` bytes.
+pub const fn bytes_behind(len: usize) -> usize {
+    if len == 0 { 1 } else { len }
 }
 
 const KIND_TX_KEYS: u8 = 1;

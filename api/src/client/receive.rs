@@ -10,6 +10,8 @@
 //!   read of 16 →  d d d d M M … (12 of M)  + descriptor   → 4 bytes of data; 52 bytes of M fetched; pending: record of 2
 //! ```
 //!
+//! An empty control record has one byte behind its mark all the same, so that the socket polls readable while it waits.
+//!
 //! A control record is delivered only when it is here as a whole. Its bytes stay on the socket until then (so `poll`
 //! shows them) unless only a part of them has come.
 
@@ -18,7 +20,7 @@ use rustix::fd::BorrowedFd;
 use rustix::io::{Errno, IoSliceMut, ioctl_fionread};
 use rustix::net::{RecvFlags, recv};
 use uktls_record::{ContentType, ProtocolVersion};
-use uktls_stack::mark::{MARK_LEN, Mark, bytes_in_hand};
+use uktls_stack::mark::{MARK_LEN, Mark, bytes_behind, bytes_in_hand};
 
 /// First byte of a KeyUpdate message (RFC 8446 §4: `key_update(24)`).
 const KEY_UPDATE: u8 = 24;
@@ -81,6 +83,8 @@ struct Pending {
     content_type: ContentType,
     /// Its bytes that are still on the socket.
     left: usize,
+    /// It is empty: one byte on the socket stands for it.
+    empty: bool,
     /// Its bytes that came off the socket before the rest was there.
     front: Vec<u8>,
     /// Its first byte was not delivered yet.
@@ -379,6 +383,7 @@ impl Receive {
                 self.pending = Some(Pending {
                     content_type: ContentType(content_type),
                     left: len as usize,
+                    empty: len == 0,
                     front: Vec::new(),
                     untouched: true,
                     key_update: false,
@@ -465,6 +470,9 @@ impl Receive {
             pending.front.drain(..from_front);
             pending.left -= from_socket;
             if len == whole {
+                if pending.empty {
+                    read_exactly(fd, &mut [0], RecvFlags::DONTWAIT, false)?;
+                }
                 self.expired = pending.key_update;
                 self.pending = None;
             }
@@ -487,8 +495,21 @@ impl Pending {
     /// Whether the whole record is here. What is here of an incomplete one comes off the socket, so that the socket polls
     /// readable again only when more of it has come.
     fn complete(&mut self, fd: BorrowedFd<'_>) -> Result<Completeness, Errno> {
-        if self.left as u64 <= ioctl_fionread(fd)? {
+        let wanted = if self.empty {
+            bytes_behind(0)
+        } else {
+            self.left
+        };
+        if wanted as u64 <= ioctl_fionread(fd)? {
             return Ok(Completeness::Whole);
+        }
+        if self.empty {
+            return Ok(
+                match recv(fd, &mut [0], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+                    Ok((_, 0)) | Err(Errno::CONNRESET) => Completeness::CutOff,
+                    _ => Completeness::Partial,
+                },
+            );
         }
         let mut piece = [0; 4096];
         while self.left > 0 {

@@ -16,7 +16,7 @@ use uktls::protocol::{KeyBytes, KeyStat, Reason, Reply, SocketKind, SocketReques
 use uktls::server::{Answer, Named, Open, Opened, StackHandle};
 use uktls_record::{ContentType, CryptoInfo, Opener, ProtocolVersion, Sealer};
 use uktls_stack::address::{self, ADDRESS_LEN};
-use uktls_stack::mark::{MARK_LEN, Mark, bytes_in_hand};
+use uktls_stack::mark::{MARK_LEN, Mark, bytes_behind, bytes_in_hand};
 
 mod wire;
 
@@ -538,6 +538,10 @@ impl TcpState {
                             self.expired = opened.content_type == ContentType::HANDSHAKE
                                 && opener.version() == ProtocolVersion::Tls13
                                 && plaintext.first() == Some(&24);
+                        }
+                        let mut plaintext = plaintext;
+                        if opened.content_type != ContentType::APPLICATION_DATA {
+                            plaintext.resize(bytes_behind(plaintext.len()), 0);
                         }
                         if !plaintext.is_empty() {
                             self.out.push_back(Piece {

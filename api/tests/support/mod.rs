@@ -1,15 +1,17 @@
 //! What the socket tests share: a server on a path of its own over [`mock::MockStack`].
 
-#![allow(dead_code, unreachable_pub, missing_docs)] // each test file uses its own part
+#![allow(dead_code, unused_imports, unreachable_pub, missing_docs)] // each test file uses its own part
 
+mod common;
 pub mod mock;
+
+pub use common::{eventually, keys};
 
 use mock::MockStack;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 use uktls::client::Daemon;
 use uktls::server::{Running, Server, ServerConfig};
-use uktls::{CipherSuite, CryptoInfo, ProtocolVersion, TcpListener, TcpStream};
+use uktls::{ProtocolVersion, TcpListener, TcpStream};
 
 /// A daemon without a network: sockets reach each other through the mock's records.
 pub struct World {
@@ -76,30 +78,6 @@ impl Drop for World {
 
 pub fn any() -> SocketAddr {
     "10.77.0.2:0".parse().expect("a literal")
-}
-
-/// Keys that differ by `seed`.
-pub fn keys(version: ProtocolVersion, seed: u8) -> CryptoInfo {
-    CryptoInfo::from_key_and_iv(
-        version,
-        CipherSuite::Aes128Gcm,
-        &[seed; 16],
-        &[seed ^ 0x5a; 12],
-        0,
-    )
-    .expect("lengths")
-}
-
-/// Polls `condition` until it holds.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(
-            Instant::now() < deadline,
-            "{what} did not come about in 10 s"
-        );
-        std::thread::yield_now();
-    }
 }
 
 /// The errno of an error.

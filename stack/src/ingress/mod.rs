@@ -8,7 +8,7 @@
 //! TCP window with it.
 
 use crate::engine::{ClientEnd, RecordEvent};
-use crate::mark::{MARK_LEN, Mark};
+use crate::mark::{MARK_LEN, Mark, bytes_behind};
 use bytes::{Buf, BytesMut};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -254,7 +254,7 @@ impl Intake {
         (self.failed, self.stopped, self.holding) = (None, false, false);
         self.announces = false;
         let number = self.opener.take()?.sequence();
-        self.push_mark(Mark::RxEnd, 0);
+        self.push_mark(Mark::RxEnd);
         let raw = std::mem::take(&mut self.raw);
         self.position += raw.len() as u64;
         if !raw.is_empty() {
@@ -265,7 +265,7 @@ impl Intake {
 
     fn announce_keys(&mut self) {
         if self.attached {
-            self.push_mark(Mark::RxKeys, 0);
+            self.push_mark(Mark::RxKeys);
         }
     }
 
@@ -352,7 +352,7 @@ impl Intake {
         self.stopped = true;
         self.position += record.len() as u64;
         let len = record.len() as u32; // a header and 2^14 + 2048 bytes at most
-        self.push_mark(Mark::Raw { len }, 0);
+        self.push_mark(Mark::Raw { len });
         self.push_plain(record.len(), record);
     }
 
@@ -416,7 +416,7 @@ impl Intake {
                         self.free_credit += credit;
                     } else {
                         if self.announces {
-                            self.announce(opened.content_type, record.len(), 0);
+                            self.announce(opened.content_type, record.len());
                         }
                         self.push_plain(credit, record);
                     }
@@ -432,11 +432,10 @@ impl Intake {
                 {
                     self.awaiting_keys = true;
                 }
-                let own_credit = if record.is_empty() { credit } else { 0 };
-                self.announce(opened.content_type, record.len(), own_credit);
-                if !record.is_empty() {
-                    self.push_plain(credit, record);
-                }
+                self.announce(opened.content_type, record.len());
+                // The byte behind an empty record.
+                record.resize(bytes_behind(record.len()), 0);
+                self.push_plain(credit, record);
             }
         }
     }
@@ -448,17 +447,17 @@ impl Intake {
         } else {
             error.errno()
         };
-        self.push_mark(Mark::Error { errno }, 0);
+        self.push_mark(Mark::Error { errno });
         self.failed = Some(error);
     }
 
     /// Tells the client of the record whose bytes follow.
-    fn announce(&mut self, content_type: ContentType, len: usize, credit: usize) {
+    fn announce(&mut self, content_type: ContentType, len: usize) {
         let mark = Mark::Control {
             content_type: content_type.0,
             len: len as u32,
         };
-        self.push_mark(mark, credit);
+        self.push_mark(mark);
     }
 
     fn push_plain(&mut self, credit: usize, bytes: BytesMut) {
@@ -469,10 +468,10 @@ impl Intake {
         });
     }
 
-    fn push_mark(&mut self, mark: Mark, credit: usize) {
+    fn push_mark(&mut self, mark: Mark) {
         self.pieces.push_back(Waiting {
             piece: Piece::Mark(mark.encode()),
-            credit,
+            credit: 0,
         });
     }
 

@@ -9,7 +9,7 @@ use super::net::ToAddress;
 use super::world::{self, World};
 use crate::engine::Listening;
 use crate::handle::{ConnectRequest, Direction, SocketId, SocketOp, SocketOptions, SocketReply};
-use crate::mark::Mark;
+use crate::mark::{Mark, bytes_behind};
 use crate::registry::Transport;
 use crate::socket_info::{Reason, SocketInfo};
 use bytes::{Buf, Bytes};
@@ -571,8 +571,12 @@ impl TcpStream {
                     return Poll::Ready(Err(errno(Errno::IO)));
                 }
                 // A record is given whole, so all of it has to be there.
-                if shared.incoming_bytes < left {
+                if shared.incoming_bytes < bytes_behind(left) {
                     break;
+                }
+                if left == 0 {
+                    shared.incoming.pop_front();
+                    shared.took(1);
                 }
                 let mut got = 0;
                 while got < left.min(buffer.len()) {

@@ -1,298 +1,18 @@
-//! The socket API over the real stack, with the kernel's TCP as the peer: each test in a network namespace of its own.
+//! The kTLS calls on sockets of the real stack: what leaves, and what is made of what arrives.
 
-#[path = "../../stack/tests/namespace/mod.rs"]
-mod namespace;
+#[path = "support/kernel.rs"]
+mod kernel;
 
-use namespace::Namespace;
-use rustix::fd::AsFd;
+use kernel::*;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags as SysSendFlags, sendmsg};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read, Write};
-use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
-use std::time::{Duration, Instant};
-use uktls::client::{ConnectOptions, Reason, RecvFlags, SENDFILE_QUOTA, SendFlags};
-use uktls::server::{Running, Server, ServerConfig};
-use uktls::{CipherSuite, ContentType, CryptoInfo, Daemon, ProtocolVersion};
-use uktls::{TcpListener, TcpStream, UdpSocket};
+use std::net::Shutdown;
+use uktls::TcpStream;
+use uktls::client::{Reason, RecvFlags, SENDFILE_QUOTA, SendFlags};
+use uktls::{CipherSuite, ContentType, CryptoInfo, ProtocolVersion};
 use uktls_record::{Opener, Sealer};
-use uktls_stack::device::Device;
-use uktls_stack::device::interface::{self, IpCidr};
-use uktls_stack::device::tun::{Tun, TunOptions};
-use uktls_stack::mark::Mark;
-use uktls_stack::stack::{Limits, Stack, StackConfig};
-
-const KERNEL: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-const STACK: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-const MTU: usize = 1500;
-
-/// A stack on a TUN device whose other side is this namespace's kernel.
-struct Net {
-    daemon: Daemon,
-    server: Option<Running>,
-    stack: Option<Stack>,
-    _directory: tempfile::TempDir,
-}
-
-impl Net {
-    fn new() -> Net {
-        let options = TunOptions {
-            queues: 1,
-            mtu: MTU,
-            ..TunOptions::default()
-        };
-        let queues = Tun::open_with("uktls0", &options).expect("a TUN device");
-        interface::configure("uktls0", MTU, &[IpCidr::new(KERNEL.into(), 24)])
-            .expect("an interface");
-        let queues = queues
-            .into_iter()
-            .map(|queue| Box::new(queue) as Box<dyn Device + Send>)
-            .collect();
-        let config = StackConfig {
-            addresses: vec![(IpAddr::V4(STACK), 24)],
-            mtu: MTU,
-            tcp: Default::default(),
-            limits: Limits::default(),
-        };
-        let stack = Stack::start(config, queues).expect("a stack");
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("uktls.sock");
-        let server =
-            Server::bind(&path, stack.handle(), ServerConfig::default()).expect("a fresh path");
-        let server = Some(server.spawn().expect("a thread"));
-        Net {
-            daemon: Daemon::at(path),
-            server,
-            stack: Some(stack),
-            _directory: directory,
-        }
-    }
-
-    fn kill(&mut self) {
-        if let Some(server) = self.server.take() {
-            server.stop().expect("a sound server");
-        }
-        if let Some(stack) = self.stack.take() {
-            stack.stop();
-        }
-    }
-
-    /// A socket of the stack and the kernel's socket at the other end; the kernel accepted.
-    fn pair(&self) -> (TcpStream, std::net::TcpStream) {
-        let listener = std::net::TcpListener::bind((KERNEL, 0)).expect("bind");
-        let ours = TcpStream::connect_on(&self.daemon, listener.local_addr().expect("bound"))
-            .expect("connect");
-        let (theirs, peer) = listener.accept().expect("accept");
-        assert_eq!(peer, ours.local_addr().expect("connected"));
-        theirs
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .expect("a timeout");
-        ours.set_read_timeout(Some(Duration::from_secs(10)))
-            .expect("a timeout");
-        (ours, theirs)
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn inside(name: &str, body: impl FnOnce(&mut Net)) {
-    namespace::run(name, Namespace::Network, || body(&mut Net::new()));
-}
-
-fn keys(version: ProtocolVersion, seed: u8) -> CryptoInfo {
-    CryptoInfo::from_key_and_iv(
-        version,
-        CipherSuite::Aes128Gcm,
-        &[seed; 16],
-        &[seed ^ 0x5a; 12],
-        0,
-    )
-    .expect("lengths")
-}
-
-fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> Errno {
-    let error = result.expect_err("an error was expected");
-    Errno::from_io_error(&error).expect("an errno")
-}
-
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(
-            Instant::now() < deadline,
-            "{what} did not come about in 10 s"
-        );
-        std::thread::yield_now();
-    }
-}
-
-/// The next record on the kernel's socket: type and plaintext.
-fn open_next(stream: &mut std::net::TcpStream, opener: &mut Opener) -> (u8, Vec<u8>) {
-    let mut header = [0; 5];
-    stream.read_exact(&mut header).expect("a header");
-    let parsed = opener.parse_header(&header).expect("a sound header");
-    let mut record = header.to_vec();
-    record.resize(parsed.record_len(), 0);
-    stream.read_exact(&mut record[5..]).expect("a record");
-    let opened = opener.open_in_place(&mut record).expect("it authenticates");
-    (opened.content_type.0, record[opened.plaintext].to_vec())
-}
-
-fn seal(sealer: &mut Sealer, content_type: ContentType, plaintext: &[u8]) -> Vec<u8> {
-    let mut record = vec![0; plaintext.len() + sealer.overhead()];
-    sealer
-        .seal_from(content_type, plaintext, &mut record)
-        .expect("sealed");
-    record
-}
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
-}
-
-#[test]
-fn plain_bytes_go_both_ways_and_end_cleanly() {
-    inside("plain_bytes_go_both_ways_and_end_cleanly", |net| {
-        let (mut ours, mut theirs) = net.pair();
-        let content = pattern(3_000_000);
-        for direction in 0..2 {
-            let mut got = vec![0; content.len()];
-            std::thread::scope(|scope| {
-                let (from, to): (&mut (dyn Write + Send), &mut dyn Read) = if direction == 0 {
-                    (&mut ours, &mut theirs)
-                } else {
-                    (&mut theirs, &mut ours)
-                };
-                scope.spawn(|| from.write_all(&content).expect("written"));
-                to.read_exact(&mut got).expect("read");
-            });
-            assert!(got == content, "direction {direction}");
-        }
-        ours.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(theirs.read(&mut [0; 10]).unwrap(), 0);
-        theirs.write_all(b"after").unwrap();
-        drop(theirs);
-        let mut rest = Vec::new();
-        ours.read_to_end(&mut rest).unwrap();
-        assert_eq!(rest, b"after");
-        assert_eq!(ours.reason().unwrap(), Reason::CleanEnd);
-    });
-}
-
-#[test]
-fn what_is_written_the_moment_a_connection_stands_arrives() {
-    inside(
-        "what_is_written_the_moment_a_connection_stands_arrives",
-        |net| {
-            for round in 0..200u8 {
-                // Written as soon as the socket polls writable, while the stack may still be clearing it.
-                let listener = std::net::TcpListener::bind((KERNEL, 0)).expect("bind");
-                let address = listener.local_addr().expect("bound");
-                let mut ours = TcpStream::connect_on(&net.daemon, address).expect("connect");
-                ours.write_all(&[round; 90]).expect("room");
-                let (mut theirs, _) = listener.accept().expect("accept");
-                theirs
-                    .set_read_timeout(Some(Duration::from_secs(10)))
-                    .expect("a timeout");
-                let mut got = [0; 90];
-                theirs.read_exact(&mut got).expect("all of it");
-                assert_eq!(got, [round; 90]);
-            }
-        },
-    );
-}
-
-#[test]
-fn the_kernel_connects_to_a_listener() {
-    inside("the_kernel_connects_to_a_listener", |net| {
-        let listener = TcpListener::bind_on(&net.daemon, (STACK, 8080).into()).unwrap();
-        let taken = TcpListener::bind_on(&net.daemon, (STACK, 8080).into());
-        assert_eq!(errno(taken), Errno::ADDRINUSE);
-        let elsewhere = TcpListener::bind_on(&net.daemon, (Ipv4Addr::new(192, 0, 2, 1), 80).into());
-        assert_eq!(errno(elsewhere), Errno::ADDRNOTAVAIL);
-        let mut kernel: Vec<std::net::TcpStream> = (0..300)
-            .map(|_| std::net::TcpStream::connect((STACK, 8080)).expect("connect"))
-            .collect();
-        for (i, stream) in kernel.iter_mut().enumerate() {
-            stream.write_all(&(i as u32).to_be_bytes()).unwrap();
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..300 {
-            let (mut stream, peer) = listener.accept().unwrap();
-            assert_eq!(peer, stream.peer_addr().unwrap());
-            assert_eq!(
-                stream.local_addr().unwrap(),
-                SocketAddr::from((STACK, 8080))
-            );
-            let mut number = [0; 4];
-            stream.read_exact(&mut number).unwrap();
-            seen.insert(u32::from_be_bytes(number));
-        }
-        assert_eq!(seen.len(), 300);
-        drop(listener);
-        assert!(std::net::TcpStream::connect((STACK, 8080)).is_err());
-    });
-}
-
-#[test]
-fn connections_fail_with_their_errno() {
-    inside("connections_fail_with_their_errno", |net| {
-        let refused = TcpStream::connect_on(&net.daemon, (KERNEL, 9).into());
-        assert_eq!(errno(refused), Errno::CONNREFUSED);
-        // Nobody has this address; nothing answers.
-        let options = ConnectOptions {
-            timeout: Some(Duration::from_millis(200)),
-            ..ConnectOptions::default()
-        };
-        let silent = TcpStream::connect_with(
-            &net.daemon,
-            (Ipv4Addr::new(10, 77, 0, 99), 9).into(),
-            &options,
-        );
-        assert!(matches!(
-            errno(silent),
-            Errno::TIMEDOUT | Errno::HOSTUNREACH
-        ));
-        let options = ConnectOptions {
-            nonblocking: true,
-            ..ConnectOptions::default()
-        };
-        let stream = TcpStream::connect_with(&net.daemon, (KERNEL, 9).into(), &options).unwrap();
-        let mut error = None;
-        eventually("the refusal", || {
-            error = stream.take_error().unwrap();
-            error.is_some()
-        });
-        assert_eq!(
-            error.unwrap().raw_os_error(),
-            Some(Errno::CONNREFUSED.raw_os_error())
-        );
-    });
-}
-
-#[test]
-fn a_reset_is_told_behind_the_data_in_front_of_it() {
-    inside("a_reset_is_told_behind_the_data_in_front_of_it", |net| {
-        let (mut ours, mut theirs) = net.pair();
-        theirs.write_all(b"last words").unwrap();
-        let mut buf = [0; 20];
-        eventually("the words", || ours.peek(&mut buf).unwrap() == 10);
-        rustix::net::sockopt::set_socket_linger(&theirs, Some(Duration::ZERO)).unwrap();
-        drop(theirs);
-        eventually("the reset", || ours.reason().unwrap() == Reason::Reset);
-        assert_eq!(ours.read(&mut buf).unwrap(), 10);
-        for _ in 0..2 {
-            assert_eq!(errno(ours.read(&mut buf)), Errno::CONNRESET);
-            assert_eq!(errno(ours.write(b"x")), Errno::CONNRESET);
-        }
-        assert_eq!(errno(ours.set_ulp_tls()), Errno::NOTCONN);
-    });
-}
 
 #[test]
 fn records_leave_as_the_calls_say() {
@@ -439,6 +159,38 @@ fn records_arrive_and_control_records_come_alone() {
     });
 }
 
+/// The mark of an empty record may be read with the data in front of it; whoever then waits for the socket must not wait in vain.
+#[test]
+fn an_empty_control_record_keeps_the_socket_readable() {
+    inside("an_empty_control_record_keeps_the_socket_readable", |net| {
+        let (mut ours, mut theirs) = net.pair();
+        ours.set_ulp_tls().unwrap();
+        ours.set_tls_rx(&keys(ProtocolVersion::Tls12, 2)).unwrap();
+        let mut sealer = Sealer::new(&keys(ProtocolVersion::Tls12, 2)).unwrap();
+        let mut wire = seal(&mut sealer, ContentType::APPLICATION_DATA, b"data");
+        wire.extend(seal(&mut sealer, ContentType::HANDSHAKE, b""));
+        theirs.write_all(&wire).unwrap();
+        let mut buf = [0; 100];
+        assert_eq!(ours.read(&mut buf).unwrap(), 4);
+        let readable = || {
+            let mut fds = [PollFd::new(&ours, PollFlags::IN)];
+            rustix::event::poll(&mut fds, Some(&Timespec::default())).unwrap();
+            !fds[0].revents().is_empty()
+        };
+        eventually("the record", readable);
+        let empty = ours.recv_record(&mut buf, RecvFlags::empty()).unwrap();
+        assert_eq!(
+            (empty.len, empty.content_type),
+            (0, Some(ContentType::HANDSHAKE))
+        );
+        assert!(!readable());
+        let more = seal(&mut sealer, ContentType::APPLICATION_DATA, b"more");
+        theirs.write_all(&more).unwrap();
+        assert_eq!(ours.read(&mut buf).unwrap(), 4);
+        assert_eq!(&buf[..4], b"more");
+    });
+}
+
 #[test]
 fn a_record_that_fails_stops_the_stream_with_its_errno() {
     inside(
@@ -481,71 +233,6 @@ fn a_record_that_fails_stops_the_stream_with_its_errno() {
                 .expect("Linux's counter")
                 .1;
             assert!(errors >= 1);
-        },
-    );
-}
-
-#[test]
-fn datagrams_reach_the_kernel_and_come_back() {
-    inside("datagrams_reach_the_kernel_and_come_back", |net| {
-        let theirs = std::net::UdpSocket::bind((KERNEL, 0)).unwrap();
-        theirs
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
-        let ours = UdpSocket::bind_on(&net.daemon, (STACK, 0).into(), None).unwrap();
-        ours.set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
-        let mut buf = vec![0; 70_000];
-        // The large one is cut into fragments on its way.
-        for size in [0, 1, 1_400, 20_000] {
-            let datagram = pattern(size);
-            ours.send_to(&datagram, theirs.local_addr().unwrap())
-                .unwrap();
-            let (len, from) = theirs.recv_from(&mut buf).unwrap();
-            assert_eq!(
-                (len, from, &buf[..len]),
-                (size, ours.local_addr().unwrap(), &datagram[..])
-            );
-            theirs.send_to(&datagram, from).unwrap();
-            let (len, from) = ours.recv_from(&mut buf).unwrap();
-            assert_eq!(
-                (len, from, &buf[..len]),
-                (size, theirs.local_addr().unwrap(), &datagram[..])
-            );
-        }
-    });
-}
-
-#[test]
-fn closed_sockets_leave_nothing_and_a_dead_daemon_is_an_error() {
-    inside(
-        "closed_sockets_leave_nothing_and_a_dead_daemon_is_an_error",
-        |net| {
-            for _ in 0..20 {
-                let (mut ours, mut theirs) = net.pair();
-                theirs.write_all(b"unread").unwrap();
-                ours.write_all(b"x").unwrap();
-                theirs.read_exact(&mut [0]).unwrap();
-            }
-            eventually("no sockets but those in TIME-WAIT", || {
-                net.daemon
-                    .sockets()
-                    .unwrap()
-                    .iter()
-                    .all(|socket| socket.state.as_deref() == Some("TIME-WAIT"))
-            });
-            let (mut ours, mut theirs) = net.pair();
-            ours.write_all(b"held").unwrap();
-            net.kill();
-            assert_eq!(errno(ours.read(&mut [0; 10])), Errno::CONNABORTED);
-            assert_eq!(errno(ours.write(b"x")), Errno::CONNABORTED);
-            let mut buf = [0; 10];
-            let end = theirs.read(&mut buf).and_then(|_| theirs.read(&mut buf));
-            assert_eq!(errno(end), Errno::CONNRESET, "the peer is told");
-            assert_eq!(
-                errno(TcpStream::connect_on(&net.daemon, (KERNEL, 9).into())),
-                Errno::NETDOWN
-            );
         },
     );
 }
@@ -632,28 +319,6 @@ fn a_file_that_gets_shorter_after_it_was_taken_resets_the_connection() {
             assert_eq!(errno(ours.read(&mut buf)), Errno::CONNABORTED);
         },
     );
-}
-
-#[test]
-fn a_client_that_dies_takes_its_sockets_along() {
-    inside("a_client_that_dies_takes_its_sockets_along", |net| {
-        // A program of its own holds the socket's only descriptor, and is killed.
-        let (ours, mut theirs) = net.pair();
-        theirs.write_all(b"to nobody").unwrap();
-        let mut buf = [0; 20];
-        eventually("the bytes", || ours.peek(&mut buf).unwrap() == 9);
-        let ours = std::os::fd::OwnedFd::try_from(ours).unwrap();
-        let mut child = std::process::Command::new("sleep")
-            .arg("600")
-            .stdin(std::process::Stdio::from(ours))
-            .spawn()
-            .expect("a program");
-        child.kill().unwrap();
-        child.wait().unwrap();
-        // Closed with unread data: a reset, not a clean end.
-        assert_eq!(errno(theirs.read(&mut [0; 10])), Errno::CONNRESET);
-        eventually("no sockets", || net.daemon.sockets().unwrap().is_empty());
-    });
 }
 
 /// The stack's socket, with the ULP; the peer has sent `stream` and its FIN, and both are here.
@@ -772,60 +437,6 @@ fn a_record_that_fails_keeps_the_socket_readable_behind_the_data_in_front_of_it(
             assert_eq!(&buf[..10], b"still here");
         },
     );
-}
-
-#[test]
-fn a_descriptor_that_takes_its_time_to_close_stalls_nobody() {
-    inside(
-        "a_descriptor_that_takes_its_time_to_close_stalls_nobody",
-        |net| {
-            interface::loopback_up().unwrap();
-            // A socket that waits for a minute when it is closed, as its peer does not read.
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let mut lingering =
-                std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let _silent = listener.accept().unwrap();
-            lingering.set_nonblocking(true).unwrap();
-            while lingering.write(&[7; 65_536]).is_ok() {}
-            lingering.set_nonblocking(false).unwrap();
-            rustix::net::sockopt::set_socket_linger(&lingering, Some(Duration::from_secs(60)))
-                .unwrap();
-            // It goes to the stack for good: once with a mark, once behind it, where nobody will ever take it.
-            let (marked, mut theirs) = net.pair();
-            let mark = Mark::RecordEnd.encode();
-            for _ in 0..2 {
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                let mut ancillary = SendAncillaryBuffer::new(&mut space);
-                let fds = [lingering.as_fd()];
-                assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
-                let message = [std::io::IoSlice::new(&mark)];
-                sendmsg(&marked, &message, &mut ancillary, SysSendFlags::empty()).unwrap();
-            }
-            drop(lingering);
-            (&marked).write_all(b"behind").unwrap();
-            theirs.read_exact(&mut [0; 6]).unwrap();
-            drop(marked);
-            let (mut ours, mut theirs) = net.pair();
-            ours.write_all(b"others").unwrap();
-            theirs.read_exact(&mut [0; 6]).unwrap();
-        },
-    );
-}
-
-#[test]
-fn many_tiny_writes_need_no_reader() {
-    inside("many_tiny_writes_need_no_reader", |net| {
-        // A Unix socket alone takes 278 of them.
-        let (ours, mut theirs) = net.pair();
-        ours.set_write_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
-        for i in 0..5000u32 {
-            assert_eq!((&ours).write(&[i as u8]).unwrap(), 1, "write {i}");
-        }
-        let mut got = vec![0; 5000];
-        theirs.read_exact(&mut got).unwrap();
-        assert!(got.iter().enumerate().all(|(i, &byte)| byte == i as u8));
-    });
 }
 
 #[test]

@@ -469,6 +469,15 @@ impl Frame {
         }
     }
 
+    /// A piece of this packet, which must not be verified less than it.
+    pub(super) fn like(&self, bytes: BytesMut) -> Frame {
+        Frame {
+            bytes,
+            partial: None,
+            touched: self.touched,
+        }
+    }
+
     /// Somebody is about to change it, or to look at its checksum.
     pub(super) fn finish(&mut self) {
         if let Some(request) = self.partial.take() {

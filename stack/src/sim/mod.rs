@@ -67,8 +67,8 @@
 //!
 //! # What it leaves out
 //!
-//! Computing takes no virtual time. There is no Ethernet, so no ARP and no collisions. Routers do not fragment, and answer no
-//! pings. Files are sent from memory.
+//! Computing takes no virtual time. There is no Ethernet, so no ARP and no collisions. Routers have no sockets: they answer pings,
+//! and nothing else. Files are sent from memory.
 //!
 //! | module | what |
 //! | --- | --- |

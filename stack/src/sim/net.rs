@@ -100,7 +100,8 @@ impl Net {
         }
     }
 
-    /// A router: counts hops, and answers what it cannot pass on with ICMP errors from its address of the family, if it has one.
+    /// A router: counts hops, cuts IPv4 packets that may be cut, and answers what it cannot pass on with ICMP errors from its address of the
+    /// family, if it has one.
     ///
     /// # Panics
     /// As [`host`](Self::host).

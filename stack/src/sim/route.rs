@@ -1,8 +1,8 @@
 //! What switches and routers do to packets, and the ICMP errors of those that do not pass them on.
 //!
 //! There is no Ethernet, as there is none on a TUN: a switch passes packets on by their destination and is not seen; a router
-//! counts hops, and tells the sender when a packet is too long for the next link (RFC 1191, RFC 8201), has no way to go, or has
-//! been going round. Routers do not fragment.
+//! counts hops, answers pings, cuts IPv4 packets that may be cut into fragments (RFC 791), and tells the sender when a packet is too
+//! long for the next link (RFC 1191, RFC 8201), has no way to go, or has been going round.
 
 use crate::device::checksum;
 use crate::packet::{self, MAX_IP_HEADER};
@@ -147,7 +147,28 @@ pub(super) fn complain(from: IpAddr, cause: &[u8], complaint: Complaint) -> Opti
         }
     };
     message.extend_from_slice(quoted);
-    let to = parsed.src;
+    icmp(from, parsed.src, protocol, message)
+}
+
+/// The answer of a router to a ping, from the address that was asked; `None` for anything else.
+pub(super) fn answer(packet: &[u8]) -> Option<BytesMut> {
+    let parsed = packet::parse(packet).ok()?;
+    let mut message = packet.get(parsed.transport..parsed.end)?.to_vec();
+    let (request, reply) = match parsed.protocol {
+        packet::ICMP => (8, 0),
+        packet::ICMPV6 => (128, 129),
+        _ => return None,
+    };
+    if message.len() < 8 || message[0] != request {
+        return None;
+    }
+    message[0] = reply;
+    icmp(parsed.dst, parsed.src, parsed.protocol, message)
+}
+
+/// An ICMP packet with its checksums.
+fn icmp(from: IpAddr, to: IpAddr, protocol: u8, mut message: Vec<u8>) -> Option<BytesMut> {
+    message[2..4].fill(0);
     let sum = match from {
         IpAddr::V4(_) => checksum::checksum(&message),
         IpAddr::V6(_) => {
@@ -165,9 +186,41 @@ pub(super) fn complain(from: IpAddr, cause: &[u8], complaint: Complaint) -> Opti
     Some(bytes)
 }
 
+/// Cuts an IPv4 packet into fragments of at most `mtu` bytes, which may have been a fragment before. `None` for one that says "don't
+/// fragment", has options, or is IPv6, where only senders cut.
+pub(super) fn cut(packet: &[u8], mtu: usize) -> Option<Vec<BytesMut>> {
+    const HEADER: usize = 20;
+    const DONT: u16 = 0x4000;
+    const MORE: u16 = 0x2000;
+    let (header, payload) = packet.split_first_chunk::<HEADER>()?;
+    let flags = u16::from_be_bytes([header[6], header[7]]);
+    // RFC 791 §3.2: every fragment but the last has a multiple of eight bytes.
+    let step = mtu.checked_sub(HEADER)? & !7;
+    if header[0] != 0x45 || flags & DONT != 0 || step == 0 {
+        return None;
+    }
+    let last = payload.len().div_ceil(step).saturating_sub(1);
+    let fragments = payload.chunks(step).enumerate().map(|(i, piece)| {
+        let mut bytes = BytesMut::with_capacity(HEADER + piece.len());
+        bytes.extend_from_slice(header);
+        bytes.extend_from_slice(piece);
+        let more = if i < last { MORE } else { flags & MORE };
+        let offset = (flags & 0x1fff) + (i * step / 8) as u16;
+        bytes[2..4].copy_from_slice(&((HEADER + piece.len()) as u16).to_be_bytes());
+        bytes[6..8].copy_from_slice(&(more | offset).to_be_bytes());
+        bytes[10..12].fill(0);
+        let sum = checksum::checksum(&bytes[..HEADER]);
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    });
+    Some(fragments.collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Instant;
+    use crate::fragment::{Limits, Outcome, Reassembler};
 
     fn packet(len: usize) -> BytesMut {
         let (src, dst) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 1, 1]));
@@ -200,6 +253,62 @@ mod tests {
         assert_eq!(&message[6..8], &1280u16.to_be_bytes());
         assert_eq!(checksum::checksum(message), 0);
         assert_eq!(complain(router, &error, Complaint::Unreachable), None);
+    }
+
+    #[test]
+    fn pings_are_answered_and_nothing_else_is() {
+        for (asks, router, protocol, request, reply) in [
+            ("10.0.0.1", "10.0.0.254", packet::ICMP, 8, 0),
+            ("fd00::1", "fd00::fe", packet::ICMPV6, 128, 129),
+        ] {
+            let [asks, router]: [IpAddr; 2] =
+                [asks, router].map(|address| address.parse().expect("literal"));
+            let message = [&[request, 0, 0, 0, 1, 2, 0, 7][..], b"ping"].concat();
+            let ping = icmp(asks, router, protocol, message).expect("one family");
+            let answer = answer(&ping).expect("an answer");
+            let parsed = packet::parse(&answer).expect("well formed");
+            assert_eq!((parsed.src, parsed.dst), (router, asks));
+            let message = &answer[parsed.transport..parsed.end];
+            assert_eq!(
+                (message[0], &message[4..]),
+                (reply, &b"\x01\x02\0\x07ping"[..])
+            );
+            let valid = match router {
+                IpAddr::V4(_) => checksum::checksum(message) == 0,
+                IpAddr::V6(_) => {
+                    checksum::transport_is_valid(router, asks, packet::ICMPV6, message)
+                }
+            };
+            assert!(valid, "checksum");
+            assert_eq!(super::answer(&answer), None);
+        }
+        assert_eq!(super::answer(&packet(40)), None);
+    }
+
+    #[test]
+    fn what_was_cut_twice_is_put_together_again() {
+        let mut whole = packet(4000);
+        let at = whole.len() - 4000;
+        for (i, byte) in whole[at..].iter_mut().enumerate() {
+            *byte = (i / 8) as u8;
+        }
+        assert_eq!(cut(&whole, 1500), None, "it says \"don't fragment\"");
+        whole[6] = 0;
+        let twice: Vec<BytesMut> = cut(&whole, 1500)
+            .expect("it may be cut")
+            .iter()
+            .flat_map(|fragment| cut(fragment, 577).expect("so may its fragments"))
+            .collect();
+        assert!(twice.iter().all(|fragment| fragment.len() <= 577));
+        let mut reassembler = Reassembler::new(Limits::default());
+        let mut complete = None;
+        for fragment in &twice {
+            if let Outcome::Complete(packet) = reassembler.push(Instant::ZERO, fragment) {
+                complete = Some(packet);
+            }
+        }
+        let complete = complete.expect("all fragments came");
+        assert_eq!(complete[at..], whole[at..]);
     }
 
     #[test]

@@ -168,6 +168,53 @@ fn a_smaller_mtu_on_the_way_is_found_out() {
 }
 
 #[test]
+fn a_router_answers_pings_and_cuts_what_may_be_cut() {
+    let net = Net::new(1);
+    let pinger = net.raw_host("pinger", "10.1.0.9");
+    let client = net.host("client", "10.1.0.1");
+    let server = net.host("server", "10.2.0.1");
+    let router = net.router("router", "10.1.0.254");
+    let narrow = Knobs {
+        mtu: 700,
+        ..lossy(0)
+    };
+    net.link(&pinger, &router, lossy(0));
+    net.link(&client, &router, lossy(0));
+    net.link(&router, &server, narrow);
+    let own = pinger.clone();
+    pinger.spawn(async move {
+        let mut ping = [
+            // IPv4, 28 bytes, 64 hops, ICMP
+            0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0, 10, 1, 0, 9, 10, 1, 0, 254,
+            // echo request 0x1234, number 1; the checksum makes the words' sum 0xffff
+            8, 0, 0xe5, 0xca, 0x12, 0x34, 0, 1,
+        ];
+        let sum: u32 = ping[..20]
+            .chunks(2)
+            .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
+            .sum();
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        ping[10..12].copy_from_slice(&sum.to_be_bytes());
+        own.send(&ping);
+        let answer = own.recv().await;
+        assert_eq!(answer[12..16], [10, 1, 0, 254]);
+        assert_eq!(answer[20..], [0, 0, 0xed, 0xca, 0x12, 0x34, 0, 1]);
+    });
+    let (sent, file) = (noise(4, 5000), noise(4, 5000));
+    server.spawn(async move {
+        let socket = UdpSocket::bind("0.0.0.0:9").await.expect("bound");
+        let mut buffer = vec![0; 9000];
+        let len = socket.recv(&mut buffer).await.expect("the first datagram");
+        assert!(buffer[..len] == file);
+    });
+    client.spawn(async move {
+        let socket = UdpSocket::bind("0.0.0.0:0").await.expect("bound");
+        socket.send_to(&sent, "server:9").await.expect("sent");
+    });
+    net.run();
+}
+
+#[test]
 fn a_way_that_swallows_what_is_too_large_is_found_out_by_any_segment() {
     for bytes in [1_000, 100_000] {
         let net = Net::new(1);

@@ -189,6 +189,16 @@ impl Core {
         };
         let mtu = self.wires[wire].direction.knobs.mtu;
         if frame.bytes.len() > mtu && !matches!(self.nodes[node].kind, Kind::Switch) {
+            if matches!(self.nodes[node].kind, Kind::Router)
+                && let Some(fragments) = route::cut(&frame.bytes, mtu)
+            {
+                world.watch.event(node, "cut", &frame.bytes, mtu as u64);
+                for fragment in fragments {
+                    let piece = frame.like(fragment);
+                    self.send(world, now, node, piece);
+                }
+                return;
+            }
             world.watch.event(node, "too big", &frame.bytes, mtu as u64);
             if let Some(answer) = self.complaint(node, &frame, route::Complaint::TooBig(mtu)) {
                 self.send(world, now, node, answer);
@@ -359,7 +369,11 @@ impl Core {
                 let ours = route::destination(&frame.bytes)
                     .is_some_and(|dst| self.nodes[node].addresses.iter().any(|(a, _)| *a == dst));
                 if ours {
-                    return; // a router has no sockets
+                    // It has no sockets, and answers pings.
+                    if let Some(answer) = route::answer(&frame.bytes) {
+                        self.send(world, now, node, Frame::complete(answer));
+                    }
+                    return;
                 }
                 match route::forward(&mut frame.bytes) {
                     Forward::On => self.send(world, now, node, frame),

@@ -154,6 +154,8 @@ const RECENT: usize = 64;
 #[derive(Debug)]
 pub struct Checker {
     names: Names,
+    /// Receivers that do not tell what they hand to their programs.
+    foreign: Vec<IpAddr>,
     trace: Trace,
     nonces: Nonces,
     datagrams: Datagrams,
@@ -171,6 +173,7 @@ impl Checker {
     pub fn new(seed: u64) -> Checker {
         Checker {
             names: Names::default(),
+            foreign: Vec::new(),
             trace: Trace::new(seed),
             nonces: Nonces::default(),
             datagrams: Datagrams::default(),
@@ -185,6 +188,11 @@ impl Checker {
     /// The host called `name` has this address.
     pub fn name(&mut self, address: IpAddr, name: &str) {
         self.names.add(address, name);
+    }
+
+    /// What this address receives, nobody will tell: its stack is somebody else's.
+    pub fn foreign(&mut self, address: IpAddr) {
+        self.foreign.push(address);
     }
 
     /// Who is who.
@@ -549,13 +557,18 @@ impl Checker {
         if let Some(other) = self.find(tcp.ends.reverse()) {
             self.streams[other].reverse = Some(index);
         }
+        let mut stream = if tcp.flags.syn() {
+            Stream::new(tcp.seq)
+        } else {
+            Stream::joined(tcp.seq)
+        };
+        let receiver = FlowKey::from(tcp.ends).remote.ip();
+        if self.foreign.contains(&receiver) {
+            stream.nobody_tells();
+        }
         self.streams.push(Known {
             ends: tcp.ends,
-            stream: if tcp.flags.syn() {
-                Stream::new(tcp.seq)
-            } else {
-                Stream::joined(tcp.seq)
-            },
+            stream,
             reverse: None,
         });
         self.index.insert(tcp.ends, index);

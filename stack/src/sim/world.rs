@@ -218,6 +218,9 @@ impl World {
                 "two nodes have the address {address}"
             );
             self.watch.checker().name(*address, name);
+            if matches!(role, Role::Raw(_)) {
+                self.watch.checker().foreign(*address);
+            }
         }
         core.nodes.push(Node {
             name: name.to_owned(),

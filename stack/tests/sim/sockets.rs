@@ -139,6 +139,32 @@ fn datagrams_come_whole_even_those_larger_than_the_mtu() {
 }
 
 #[test]
+fn what_nobody_has_read_yet_is_checked_however_much_it_is() {
+    let net = Net::new(1);
+    let fast = Knobs {
+        delay: Duration::from_millis(1),
+        ..Knobs::default()
+    };
+    let (client, server) = two(&net, fast);
+    const LEN: usize = 65 << 20;
+    server.spawn(async {
+        let listener = TcpListener::bind("0.0.0.0:7").await.expect("bound");
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        sim::sleep(Duration::from_secs(1)).await;
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.expect("read");
+        assert_eq!(all.len(), LEN);
+    });
+    client.spawn(async {
+        let stream = TcpStream::connect("server:7").await.expect("connected");
+        stream.sendfile(vec![7; LEN]).await.expect("sent");
+    });
+    let report = net.run();
+    let stream = report.streams.iter().find(|it| it.counts.handed_in > 0);
+    assert_eq!(stream.expect("one carries bytes").inside, Some(0));
+}
+
+#[test]
 fn ports_are_reserved_and_come_back() {
     let net = Net::new(1);
     let (client, _) = two(&net, lossy(0));

@@ -8,9 +8,6 @@ use crate::tcp::SeqNumber;
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// More than any window holds: the receiver is none of ours, nobody will say what came out.
-const NOBODY_READS: usize = 64 << 20;
-
 /// Where the records of a stream begin: headers are followed from the first one on.
 #[derive(Debug)]
 struct Framing {
@@ -361,14 +358,16 @@ impl Stream {
         self.counts.opened += 1;
     }
 
+    /// Nobody will say what comes out: the receiver is a stack of its own.
+    pub(super) fn nobody_tells(&mut self) {
+        self.inside = None;
+    }
+
     /// A program handed bytes in.
     pub(super) fn handed_in(&mut self, bytes: &[u8]) {
         self.counts.handed_in += bytes.len() as u64;
         if let Some(inside) = &mut self.inside {
             inside.extend(bytes);
-            if self.counts.handed_out == 0 && inside.len() > NOBODY_READS {
-                self.inside = None;
-            }
         }
     }
 

@@ -122,6 +122,51 @@ fn memory_is_sent_as_a_file_would_be_in_full_records() {
     }
 }
 
+/// RFC 5246 §6.1: "Sequence numbers … do not wrap."
+#[test]
+fn the_last_sequence_number_ends_a_direction_with_a_bad_message() {
+    for version in BOTH {
+        let net = Net::new(3);
+        let (client, server) = two(&net, lossy(0));
+        let near_the_end = move |fill: u8| {
+            let fresh = keys(version, GCM, fill);
+            CryptoInfo::new(
+                version,
+                GCM,
+                fresh.key(),
+                fresh.salt(),
+                fresh.iv(),
+                u64::MAX - 2,
+            )
+            .expect("lengths of this suite")
+        };
+        server.spawn(async move {
+            let listener = TcpListener::bind("0.0.0.0:443").await.expect("bound");
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            stream.set_ulp_tls().expect("established");
+            stream.set_tls_rx(&near_the_end(1), &[]).expect("keys");
+            let mut all = Vec::new();
+            // Two records come whole; then the sender can say nothing more, not even goodbye.
+            stream.read_to_end(&mut all).await.expect_err("a reset");
+            assert_eq!(all, b"onetwo");
+        });
+        client.spawn(async move {
+            let mut stream = TcpStream::connect("server:443").await.expect("connected");
+            stream.set_ulp_tls().expect("established");
+            stream.set_tls_tx(&near_the_end(1)).expect("keys");
+            for bytes in [&b"one"[..], b"two", b"three"] {
+                stream.write_all(bytes).await.expect("queued");
+                sim::sleep(Duration::from_secs(1)).await;
+            }
+            let error = stream.write_all(b"four").await.expect_err("used up");
+            assert_eq!(error.raw_os_error(), Some(74)); // EBADMSG
+            assert_eq!(stream.reason(), Reason::KeysExhausted);
+        });
+        let report = net.run();
+        assert_eq!((report.totals.sealed, report.totals.opened), (2, 2));
+    }
+}
+
 #[test]
 fn keys_set_late_open_what_came_before_them() {
     let net = Net::new(3);

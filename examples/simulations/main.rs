@@ -7,6 +7,7 @@
 //! | `truncation.rs` | an attacker as a host of its own; a clean end told from one that was cut |
 //! | `http_over_3g.rs` | hyper and tokio-rustls, unchanged, over a preset; what has to be switched off in them |
 //! | `datagrams.rs` | DTLS records by hand, over a link that loses, doubles, swaps and forges datagrams |
+//! | `dtls_replay.rs` | DTLS keys on simulated sockets: datagrams played again and held back while the keys change |
 //! | `seed_sweep.rs` | a planted bug found by trying seeds, and shrunk to what triggers it |
 //!
 //! ```sh
@@ -18,6 +19,7 @@
 //! and in an optimised build, and compares the hashes.
 
 mod datagrams;
+mod dtls_replay;
 mod echo;
 mod forged_bit;
 mod http_over_3g;
@@ -32,8 +34,9 @@ use uktls_stack::sim::{Net, Runs};
 /// A network and its programs.
 type Scenario = fn(&Net);
 
-const ALL: [(&str, Scenario); 6] = [
+const ALL: [(&str, Scenario); 7] = [
     ("datagrams", datagrams::scenario),
+    ("dtls_replay", dtls_replay::scenario),
     ("echo", echo::scenario),
     ("forged_bit", forged_bit::scenario),
     ("http_over_3g", http_over_3g::scenario),

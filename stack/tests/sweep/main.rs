@@ -1,5 +1,5 @@
 //! Random networks, faults and transfers, one for each seed: every run ends with all bytes delivered, or with the error that its
-//! faults justify, and no invariant is broken.
+//! faults justify, and no invariant is broken. Datagrams, plain and DTLS, go beside the streams; some hosts have little memory.
 //!
 //! A few seeds run by default. The full sweep is
 //!
@@ -9,6 +9,8 @@
 //!
 //! A failure says which seed; `UKTLS_SEED=n UKTLS_SHRINK=1` makes its schedule small.
 
+mod datagrams;
+
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
@@ -17,10 +19,12 @@ use uktls_record::header::ContentType;
 use uktls_record::suite::{CipherSuite, ProtocolVersion};
 use uktls_stack::clock::{Duration, Instant};
 use uktls_stack::handle::SocketOptions;
+use uktls_stack::sim::damage::Corruption;
 use uktls_stack::sim::distribution::Distribution;
+use uktls_stack::sim::fault::{ACK, Action, FIN, Fault, SYN};
 use uktls_stack::sim::link::{Dice, Knobs, Loss, Rate, Reorder};
 use uktls_stack::sim::random::{Chance, Stream};
-use uktls_stack::sim::{self, Host, Link, Net, Runs, TcpListener, TcpStream};
+use uktls_stack::sim::{self, Host, Link, Net, Runs, TcpListener, TcpStream, Way};
 use uktls_stack::socket_info::Reason;
 use uktls_stack::tcp::CongestionKind;
 
@@ -35,6 +39,10 @@ const ORPHAN: Duration = Duration::from_secs(3600);
 struct Choices(Stream);
 
 impl Choices {
+    fn new(seed: u64, entity: &str, purpose: &str) -> Choices {
+        Choices(Stream::new(seed, entity, purpose))
+    }
+
     fn below(&mut self, bound: u64) -> u64 {
         self.0.below(bound)
     }
@@ -309,8 +317,15 @@ fn topology(net: &Net, choices: &mut Choices, least_mtu: u64) -> (Vec<Host>, Vec
     (hosts, links)
 }
 
-/// What happens to the network while it runs, all of it over after some seconds.
-fn trouble(net: &Net, choices: &mut Choices, hosts: &[Host], links: &[Link]) -> Option<usize> {
+/// What happens to the network while it runs, all of it over after some seconds: the host that crashes, and whether packets vanish
+/// that no link counts.
+fn trouble(
+    net: &Net,
+    choices: &mut Choices,
+    hosts: &[Host],
+    links: &[Link],
+) -> (Option<usize>, bool) {
+    let mut uncounted = false;
     let god = net.host("god", "192.0.2.1");
     for _ in 0..choices.below(3) {
         let link = links[choices.below(links.len() as u64) as usize].clone();
@@ -326,6 +341,7 @@ fn trouble(net: &Net, choices: &mut Choices, hosts: &[Host], links: &[Link]) -> 
         let (a, b) = (hosts[0].clone(), hosts[1].clone());
         let (at, length) = (choices.micros(5_000_000), choices.micros(8_000_000));
         let (net, one_way) = (net.clone(), choices.one_in(2));
+        uncounted = true;
         god.spawn(async move {
             sim::sleep(at).await;
             if one_way {
@@ -347,8 +363,17 @@ fn trouble(net: &Net, choices: &mut Choices, hosts: &[Host], links: &[Link]) -> 
             sim::sleep(at).await;
             link.turn_both(|knobs| knobs.mtu = knobs.mtu.min(mtu));
         });
+        uncounted = true;
     }
-    choices.one_in(5).then(|| {
+    for _ in 0..choices.below(3) {
+        let at = choices.below(links.len() as u64) as usize;
+        let fault = aimed(choices, at == 0);
+        links[at].fault(choices.pick(&[Way::There, Way::Back]), fault);
+    }
+    if choices.one_in(4) {
+        weather(choices, &god, links);
+    }
+    let victim = choices.one_in(5).then(|| {
         let victim = choices.below(hosts.len() as u64) as usize;
         let host = hosts[victim].clone();
         let (at, length) = (choices.micros(5_000_000), choices.micros(5_000_000));
@@ -359,7 +384,49 @@ fn trouble(net: &Net, choices: &mut Choices, hosts: &[Host], links: &[Link]) -> 
             host.restart();
         });
         victim
-    })
+    });
+    (victim, uncounted || victim.is_some())
+}
+
+/// A fault aimed at certain packets, for some seconds. Only one link may flip bits.
+fn aimed(choices: &mut Choices, may_corrupt: bool) -> Fault {
+    let action = match choices.below(4) {
+        0 => Action::Drop,
+        1 => Action::Duplicate,
+        2 if may_corrupt => Action::Corrupt(Corruption::Wire),
+        _ => Action::Delay(choices.micros(2_000_000)),
+    };
+    let aim = Fault::new(action).until(Instant::from_secs(5 + choices.below(10)));
+    let aim = match choices.below(7) {
+        0 => aim.flags(SYN, 0),
+        1 => aim.flags(FIN, 0),
+        2 => aim.tcp().with_payload(),
+        3 => aim.flags(ACK, SYN),
+        4 => aim.content_type(23),
+        5 => aim.dtls_epoch(choices.pick(&[1, 2, 3])),
+        _ => aim.udp(),
+    };
+    match choices.below(3) {
+        0 => aim.nth(1 + choices.below(40)),
+        _ => aim.every(2 + choices.below(20)),
+    }
+}
+
+/// A link changes its rate and its delay, and then again.
+fn weather(choices: &mut Choices, god: &Host, links: &[Link]) {
+    let link = links[choices.below(links.len() as u64) as usize].clone();
+    let changes: Vec<_> = (0..1 + choices.below(4))
+        .map(|_| {
+            let rate = Rate::kbit(choices.pick(&[600, 5_000, 100_000]));
+            (choices.micros(3_000_000), rate, choices.micros(100_000))
+        })
+        .collect();
+    god.spawn(async move {
+        for (pause, rate, delay) in changes {
+            sim::sleep(pause).await;
+            link.turn_both(|knobs| (knobs.rate, knobs.delay) = (rate, delay));
+        }
+    });
 }
 
 /// Whether an end of a transfer may end so: a forged record is refused by name, and that end, or the other one, then sees the
@@ -382,7 +449,7 @@ fn justified(plan: &Transfer, error: &io::Error) -> bool {
 
 fn world(net: &Net, done: &Rc<Cell<[u64; 2]>>) {
     let seed = net.seed();
-    let mut choices = Choices(Stream::new(seed, "sweep", "choices"));
+    let mut choices = Choices::new(seed, "sweep", "choices");
     let v6 = choices.one_in(3);
     // RFC 8200 §5: 1,280 bytes; IPv4's smallest link here is the one that everybody must be able to take whole.
     let least_mtu = if v6 { 1280 } else { 576 };
@@ -390,7 +457,17 @@ fn world(net: &Net, done: &Rc<Cell<[u64; 2]>>) {
     for host in &hosts {
         let congestion = choices.pick(&[CongestionKind::Cubic, CongestionKind::Reno]);
         let (ecn, sack, timestamps) = (choices.one_in(3), !choices.one_in(6), !choices.one_in(6));
+        // Small enough to be reached by the transfers below.
+        let memory = choices.one_in(4).then(|| {
+            let all = choices.pick(&[64 << 10, 256 << 10, 1 << 20]);
+            (choices.pick(&[32 << 10, 128 << 10]), all)
+        });
         host.configure(|config| {
+            if let Some((socket, all)) = memory {
+                config.limits.memory_per_socket = socket;
+                config.limits.memory_per_uid = all;
+                config.limits.memory_total = all;
+            }
             config.tcp.congestion = congestion;
             // Luck may take a dozen SYNs in a row; giving up on them is no stall.
             config.tcp.syn_retries = 30;
@@ -403,9 +480,29 @@ fn world(net: &Net, done: &Rc<Cell<[u64; 2]>>) {
         let chance = Chance::ppm(choices.below(3_000) as u32);
         links[0].turn_both(|knobs| knobs.forge = Dice::of(chance));
     }
-    let victim = trouble(net, &mut choices, &hosts, &links);
+    let (victim, uncounted) = trouble(net, &mut choices, &hosts, &links);
+    // A datagram that a router or its own host found too long is counted by no link.
+    let narrow = Cell::new(false);
+    for link in &links {
+        link.turn_both(|knobs| narrow.set(narrow.get() || knobs.mtu < 1500));
+    }
+    datagrams::flows(
+        net,
+        &mut choices,
+        &hosts,
+        &links,
+        victim,
+        forged,
+        uncounted || narrow.get(),
+    );
     let judge = net.host("judge", "192.0.2.2");
-    for number in 0..1 + choices.below(5) as u16 {
+    // Now and then datagrams have the network for themselves: then every one that is missing is accounted for.
+    let streams = if choices.one_in(8) {
+        0
+    } else {
+        1 + choices.below(5)
+    };
+    for number in 0..streams as u16 {
         let from = choices.below(hosts.len() as u64) as usize;
         let to = (from + 1 + choices.below(hosts.len() as u64 - 1) as usize) % hosts.len();
         let version = choices.pick(&[ProtocolVersion::Tls12, ProtocolVersion::Tls13]);

@@ -1,7 +1,7 @@
 //! Virtual time for host programs.
 
 use super::executor::Waiting;
-use super::world::{self, World};
+use super::world::{self, TimerId, World};
 use crate::clock::{Duration, Instant};
 use std::future::Future;
 use std::pin::Pin;
@@ -40,7 +40,7 @@ pub fn sleep_until(until: Instant) -> Sleep {
 pub struct Sleep {
     world: Rc<World>,
     until: Instant,
-    timer: Option<usize>,
+    timer: Option<TimerId>,
 }
 
 impl std::fmt::Debug for Sleep {

@@ -75,6 +75,13 @@ enum Event {
     Change(usize),
 }
 
+/// A timer: its place, which another one may have after it, and its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TimerId {
+    place: usize,
+    number: u64,
+}
+
 /// What a node is.
 enum Kind {
     /// `None` while it is down.
@@ -131,7 +138,10 @@ struct Core {
     nodes: Vec<Node>,
     wires: Vec<Wire>,
     stragglers: Slab<(usize, Frame)>,
-    timers: Slab<Option<Waker>>,
+    /// Who waits for a time, and which of those that ever had this place it is.
+    timers: Slab<(u64, Option<Waker>)>,
+    /// How many timers there were.
+    timed: u64,
     names: BTreeMap<String, usize>,
     owners: BTreeMap<IpAddr, usize>,
     /// Pairs of hosts of which the first does not reach the second.
@@ -423,22 +433,24 @@ impl World {
     // --- time ---
 
     /// Wakes a task then. A timer that was given before is told a new waker only.
-    pub(super) fn wake_at(&self, until: Instant, timer: Option<usize>, waker: Waker) -> usize {
+    pub(super) fn wake_at(&self, until: Instant, timer: Option<TimerId>, waker: Waker) -> TimerId {
         let mut core = self.core.borrow_mut();
         if let Some(timer) = timer
-            && let Some(slot) = core.timers.get_mut(timer)
+            && let Some(slot) = core.timer(timer)
         {
             *slot = Some(waker);
             return timer;
         }
-        let timer = core.timers.insert(Some(waker));
-        core.push(until, Event::Wake(timer));
-        timer
+        core.timed += 1;
+        let number = core.timed;
+        let place = core.timers.insert((number, Some(waker)));
+        core.push(until, Event::Wake(place));
+        TimerId { place, number }
     }
 
     /// Nobody waits for this timer any more.
-    pub(super) fn cancel_wake(&self, timer: usize) {
-        if let Some(slot) = self.core.borrow_mut().timers.get_mut(timer) {
+    pub(super) fn cancel_wake(&self, timer: TimerId) {
+        if let Some(slot) = self.core.borrow_mut().timer(timer) {
             *slot = None;
         }
     }
@@ -502,7 +514,7 @@ impl World {
     fn go_on(&self, core: &mut Core, limit: Instant) -> Result<bool, Stuck> {
         // Timers that nobody waits for any more are no events.
         while let Some(&Reverse((_, _, Event::Wake(timer)))) = core.events.peek()
-            && core.timers[timer].is_none()
+            && core.timers[timer].1.is_none()
         {
             core.events.pop();
             core.timers.remove(timer);

@@ -59,6 +59,21 @@ fn a_panic_ends_the_run_with_time_place_and_packets() {
     assert!(failure.last.len() > 5, "{failure}");
 }
 
+/// A timer that fired leaves its place to another, and must not be mistaken for it.
+#[test]
+fn tasks_that_sleep_until_the_same_time_all_wake() {
+    let net = Net::new(1);
+    let (client, _) = two(&net, lossy(0));
+    for _ in 0..5 {
+        client.spawn(async {
+            for _ in 0..10 {
+                sim::sleep(Duration::from_millis(1)).await;
+            }
+        });
+    }
+    assert_eq!(net.run().ended.as_millis(), 10);
+}
+
 #[test]
 fn a_clock_that_stands_still_and_one_that_runs_on_are_both_noticed() {
     let net = Net::new(1);

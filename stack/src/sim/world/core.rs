@@ -4,7 +4,7 @@ use super::super::host::{Frame, Place, SimHost, Touch};
 use super::super::link::Delivery;
 use super::super::random::Stream;
 use super::super::route::{self, Forward};
-use super::{Core, Event, Flying, Kind, World};
+use super::{Core, Event, Flying, Kind, TimerId, World};
 use crate::budget::Budget;
 use crate::clock::Instant;
 use crate::device::Offload;
@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
 
 impl Core {
     pub(super) fn push(&mut self, at: Instant, event: Event) {
@@ -30,6 +31,12 @@ impl Core {
             it.dirty = true;
             self.dirty.push_back(node);
         }
+    }
+
+    /// Whom this timer wakes, unless it has fired.
+    pub(super) fn timer(&mut self, timer: TimerId) -> Option<&mut Option<Waker>> {
+        let (number, waker) = self.timers.get_mut(timer.place)?;
+        (*number == timer.number).then_some(waker)
     }
 
     /// Tells a direction what the schedule has for it.
@@ -336,7 +343,7 @@ impl Core {
             }
             Event::Change(number) => self.due.push(number),
             Event::Wake(timer) => {
-                if let Some(waker) = self.timers.remove(timer) {
+                if let (_, Some(waker)) = self.timers.remove(timer) {
                     waker.wake();
                 }
             }

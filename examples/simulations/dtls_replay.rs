@@ -70,8 +70,8 @@ async fn obey(seed: u64) {
     let dropped = dtls.stat().expect("the host is up").dropped;
     let of = |kind: DiscardKind| dropped[kind as usize];
     println!("{} obeyed, {late} of them late", obeyed.len());
-    // What was held back longer than the window reaches is dropped, and nothing else is missing.
-    assert_eq!(of(DiscardKind::TooOld), 1);
+    // What was held back longer than the window reaches is dropped, with its copy if it has one, and nothing else is missing.
+    assert!(of(DiscardKind::TooOld) >= 1);
     assert_eq!(obeyed.len() as u64, COMMANDS - 1);
     assert!(of(DiscardKind::Replayed) > 30, "{dropped:?}");
     assert!(late > 10);

@@ -205,7 +205,9 @@ impl<E: ClientEnd> TcpSocket<E> {
     /// Charges what is held now.
     fn settle_memory(&mut self) {
         self.charge.settle(self.memory());
-        self.connection.set_memory_pressure(self.charge.is_full());
+        let missing = || self.intake.missing() as u64;
+        let pressure = self.charge.is_full().then(missing);
+        self.connection.set_memory_pressure(pressure);
     }
 
     /// When it wants its next turn, whatever happens.

@@ -125,6 +125,17 @@ impl Intake {
         self.gone || (self.can_open() && self.waiting < MAX_WAITING)
     }
 
+    /// Bytes that have to come, at least, before the record that has begun can be opened.
+    pub fn missing(&self) -> usize {
+        if self.raw.is_empty() || !self.can_open() {
+            return 0;
+        }
+        let header = self.raw.first_chunk::<HEADER_LEN>();
+        let parsed = header.and_then(|header| self.opener.as_ref()?.parse_header(header).ok());
+        let total = parsed.map_or(HEADER_LEN, |header| header.record_len());
+        total.saturating_sub(self.raw.len())
+    }
+
     /// Bytes of memory held.
     pub fn memory(&self) -> usize {
         self.waiting + self.raw.capacity() + self.returned.capacity()

@@ -616,10 +616,10 @@ impl Connection {
         self.receive.memory()
     }
 
-    /// Memory is short (or is not any more): meanwhile the window offered does not grow, but for a few segments to a
-    /// reader that keeps up.
-    pub fn set_memory_pressure(&mut self, pressure: bool) {
-        if self.receive.set_pressure(pressure) && !pressure {
+    /// Memory is short (`None`: not any more). Meanwhile the window offered does not grow, but for a few segments to a reader that
+    /// keeps up, and what a reader needs who cannot use what it has taken before so many bytes more have come.
+    pub fn set_memory_pressure(&mut self, pressure: Option<u64>) {
+        if self.receive.set_pressure(pressure) && pressure != Some(0) {
             self.consumed_now();
         }
     }

@@ -18,7 +18,8 @@ const COPY_BELOW: usize = 4096;
 /// Separate out-of-order runs kept at most; a segment that would begin another is dropped (and sent again).
 const MAX_RUNS: usize = 1024;
 
-/// What is offered when memory is short and the reader has taken everything, in segments.
+/// What is offered at least when memory is short and the reader has taken everything, or waits for the rest of a record; in
+/// segments.
 const PRESSURE_SEGMENTS: u64 = 4;
 
 /// Taken for the round trip until it is measured.
@@ -66,8 +67,8 @@ pub(super) struct Receive {
     buffer: u64,
     limit: u64,
     tuned: Tuned,
-    /// Memory is short.
-    pressure: bool,
+    /// Memory is short, and so many bytes more are needed by a reader that cannot use those it has taken.
+    pressure: Option<u64>,
     queue: VecDeque<BytesMut>,
     queued: u64,
     /// Taken by the reader's side, not yet reported consumed.
@@ -107,7 +108,7 @@ impl Receive {
                 consumed: 0,
                 a_round_trip: 0,
             },
-            pressure: false,
+            pressure: None,
             queue: VecDeque::new(),
             queued: 0,
             taken: 0,
@@ -312,10 +313,13 @@ impl Receive {
     /// What may be offered: the right edge that the free buffer allows and a window field shifted by `scale` can say.
     fn offer(&self, scale: u8) -> u64 {
         let mut free = self.buffer.saturating_sub(self.queued + self.taken);
-        if self.pressure {
+        if let Some(missing) = self.pressure {
+            // Who waits for the rest of a record returns no memory before it has come: two hosts that fill each other's memory
+            // with beginnings of records would wait for each other.
+            let missing = missing.saturating_sub(self.queued);
             let idle = self.queued + self.taken + self.held == 0;
-            free = free.min(if idle {
-                PRESSURE_SEGMENTS * self.peer_mss
+            free = free.min(if idle || missing > 0 {
+                missing.max(PRESSURE_SEGMENTS * self.peer_mss)
             } else {
                 0
             });
@@ -373,7 +377,7 @@ impl Receive {
     }
 
     /// Returns whether it changed.
-    pub(super) fn set_pressure(&mut self, pressure: bool) -> bool {
+    pub(super) fn set_pressure(&mut self, pressure: Option<u64>) -> bool {
         core::mem::replace(&mut self.pressure, pressure) != pressure
     }
 

@@ -167,6 +167,61 @@ fn the_last_sequence_number_ends_a_direction_with_a_bad_message() {
     }
 }
 
+/// Each host's memory is full of what it cannot send before the other has room, and each has beginnings of records.
+#[test]
+fn hosts_with_little_memory_wait_for_no_record_for_ever() {
+    const PAIRS: u16 = 6;
+    let net = Net::new(4);
+    let (client, server) = two(&net, lossy(1));
+    for host in [&client, &server] {
+        host.configure(|config| {
+            config.limits.memory_per_uid = 48 << 10;
+            config.limits.memory_total = 48 << 10;
+        });
+    }
+    async fn exchange(stream: TcpStream, is_client: bool) {
+        let stream = std::rc::Rc::new(stream);
+        secure(&stream, ProtocolVersion::Tls13, GCM, is_client);
+        let writer = stream.clone();
+        let writing = sim::spawn(async move {
+            for chunk in noise(6, 200_000).chunks(3_001) {
+                writer.send_all(chunk).await.expect("sent");
+            }
+            writer.shutdown_write();
+        });
+        let (mut all, mut buffer) = (Vec::new(), vec![0; 20_000]);
+        loop {
+            let received = stream.recv_record(&mut buffer).await.expect("received");
+            if received.len == 0 {
+                break;
+            }
+            all.extend_from_slice(&buffer[..received.len]);
+        }
+        assert!(all == noise(6, 200_000));
+        writing.await.expect("not crashed");
+    }
+    for port in 1..=PAIRS {
+        server.spawn(async move {
+            let listener = TcpListener::bind((
+                "0.0.0.0".parse::<std::net::IpAddr>().expect("literal"),
+                port,
+            ))
+            .await
+            .expect("bound");
+            let (stream, _) = listener.accept().await.expect("a connection");
+            exchange(stream, false).await;
+        });
+        client.spawn(async move {
+            let stream = TcpStream::connect(("server", port))
+                .await
+                .expect("connected");
+            exchange(stream, true).await;
+        });
+    }
+    net.try_run_within(Duration::from_secs(3600))
+        .expect("nobody waits for ever");
+}
+
 #[test]
 fn keys_set_late_open_what_came_before_them() {
     let net = Net::new(3);

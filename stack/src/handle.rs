@@ -6,6 +6,7 @@
 //! socket's own descriptor.
 
 use crate::dtls::DtlsInfo;
+use crate::ingress::sink::SinkRequest;
 use crate::socket_info::{Reason, SocketInfo};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -105,6 +106,14 @@ pub enum SocketOp {
     /// Whether an AF_KTLS socket is attached: `EINVAL` when there is one already, or the ULP; `ENOTCONN` for a connection whose end
     /// the client was told of. Given up, what is not opened yet goes on as it came; [`SocketReply::Released`] says where.
     SetAttached(bool),
+    /// First step of receiving to a file: stop writing to the client's end; after the answer the client takes what is there. A
+    /// file that is being received to takes no more, and answers.
+    RxHold,
+    /// Gives that up.
+    RxRelease,
+    /// Last step: what comes next goes to this file. `EINVAL` without [`RxHold`](Self::RxHold) before it, or for a file that
+    /// cannot be received to; `EBUSY` while another is.
+    ReceiveTo(Box<SinkRequest>),
     /// Everything that `uktls stat` shows of it, the end's reason included.
     Info,
     /// Reset the connection now.

@@ -9,6 +9,7 @@ use crate::dtls::end::RecordEnd;
 use crate::emit::job::Job;
 use crate::emit::source::{PullError, Pulled};
 use crate::handle::{SocketId, SocketOptions};
+use crate::ingress::sink::WriteJob;
 use crate::mark::MARK_LEN;
 use crate::socket_info::Reason;
 use crate::tcp::{FlowKey, Transmit};
@@ -183,4 +184,7 @@ pub(crate) trait Host {
 
     /// Work for a thread that may wait for a disk; the answer is [`super::Engine::on_helped`].
     fn help(&mut self, uid: u32, socket: SocketId, job: Job);
+
+    /// Received bytes for a thread that may wait for a disk; the answer is [`super::Engine::on_written`].
+    fn write(&mut self, uid: u32, socket: SocketId, job: WriteJob);
 }

@@ -41,6 +41,7 @@ use crate::emit::arena::Pool;
 use crate::emit::job::Helped;
 use crate::fragment::{Limits as FragmentLimits, Reassembler};
 use crate::handle::SocketId;
+use crate::ingress::sink::Written;
 use crate::socket_info::Reason;
 use crate::stack::{Limits, StackConfig};
 use crate::tcp::{FlowKey, IsnGenerator, TimeWait};
@@ -220,6 +221,14 @@ impl<H: Host> Engine<H> {
             self.queue(index);
         } else {
             self.on_records_helped(id, file, helped);
+        }
+    }
+
+    /// A helper wrote, or could not write, what this socket received.
+    pub(crate) fn on_written(&mut self, id: SocketId, written: Written) {
+        if let Some(index) = self.index_of(id) {
+            self.sockets[index].intake.written(written);
+            self.queue(index);
         }
     }
 

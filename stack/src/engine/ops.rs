@@ -187,6 +187,20 @@ impl<H: Host> Engine<H> {
                 socket.intake.announce_data(on);
                 SocketReply::Done
             }
+            SocketOp::RxHold => {
+                socket.intake.await_sink();
+                SocketReply::Done
+            }
+            SocketOp::RxRelease => {
+                socket.intake.forgo_sink();
+                SocketReply::Done
+            }
+            SocketOp::ReceiveTo(request) => {
+                // Whatever is answered, the hold is over, and what waits is delivered.
+                self.queue(index);
+                self.sockets[index].intake.set_sink(*request)?;
+                SocketReply::Done
+            }
             SocketOp::SetAdaptiveRecords(on) => {
                 socket.options.adaptive_records = on;
                 if !on {

@@ -178,7 +178,7 @@ impl<E: ClientEnd> TcpSocket<E> {
         }
         // What was acknowledged makes room for what follows, so it goes first.
         self.emitter.release(cx.pool, self.connection.acked());
-        self.receive(cx);
+        self.receive(now, cx);
         self.settle_memory();
         self.short_of_memory = None;
         let mut again = false;
@@ -212,14 +212,18 @@ impl<E: ClientEnd> TcpSocket<E> {
 
     /// When it wants its next turn, whatever happens.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        match (self.connection.deadline(), self.short_of_memory) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        [
+            self.connection.deadline(),
+            self.short_of_memory,
+            self.intake.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Stream to client.
-    fn receive<H: Host>(&mut self, cx: &mut Cx<'_, H>) {
+    fn receive<H: Host>(&mut self, now: Instant, cx: &mut Cx<'_, H>) {
         let Some(end) = &mut self.end else {
             if self.listener.is_none() {
                 // Nobody will ever read it.
@@ -256,6 +260,10 @@ impl<E: ClientEnd> TcpSocket<E> {
                 break;
             }
         }
+        self.drive_sink(now, cx);
+        let Some(end) = &mut self.end else {
+            return;
+        };
         if let Some(error) = self.intake.failed()
             && self.reason == Reason::Open
         {
@@ -277,6 +285,28 @@ impl<E: ClientEnd> TcpSocket<E> {
             }
             end.shut = true;
             end.end.finish();
+        }
+    }
+
+    /// Gives the file that received bytes go to its turn, if there is one.
+    fn drive_sink<H: Host>(&mut self, now: Instant, cx: &mut Cx<'_, H>) {
+        let Some(end) = &mut self.end else {
+            return;
+        };
+        if end.hung_up {
+            // Nobody is left who wants the file.
+            self.intake.end_sink();
+        }
+        let over = self.connection.receive_closed()
+            || self.connection_done
+            || self.connection.state() == State::Closed;
+        let (job, finished) = self.intake.drive_sink(now, over);
+        if let Some(job) = job {
+            cx.host.write(self.uid, self.id, job);
+        }
+        if finished {
+            let (_, credit) = self.intake.flush(&mut end.end);
+            self.connection.consumed(credit);
         }
     }
 
@@ -398,7 +428,7 @@ impl<E: ClientEnd> TcpSocket<E> {
         };
         if self.established && !end.hung_up {
             let (flushed, _) = self.intake.flush(&mut end.end);
-            if flushed == Flushed::Blocked {
+            if flushed == Flushed::Blocked || self.intake.has_sink() {
                 return Turn::Rest;
             }
         }

@@ -6,11 +6,17 @@
 //! A record that lies whole in one device buffer is opened where it lies; only one that straddles two buffers is
 //! gathered. Nothing is handed on before its tag is verified. What the client has not taken stays here, bounded, and the
 //! TCP window with it.
+//!
+//! A client may name a [file](sink) that the bytes go to, for a while, in place of its end.
 
+pub mod sink;
+
+use crate::clock::Instant;
 use crate::engine::{ClientEnd, RecordEvent};
 use crate::mark::{MARK_LEN, Mark, bytes_behind};
 use bytes::{Buf, BytesMut};
 use rustix::io::Errno;
+use sink::{Sink, SinkRequest, WriteJob, Written};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use uktls_record::crypto_info::CryptoInfo;
@@ -69,6 +75,10 @@ pub struct Intake {
     credited: usize,
     /// The client is about to set `TLS_RX`: nothing is written to it.
     frozen: bool,
+    /// The client is about to name a file, and takes what was delivered first: nothing is written to it.
+    awaiting_sink: bool,
+    /// Where bytes go in place of the client's end.
+    sink: Option<Box<Sink>>,
     /// What the client gave back.
     returned: BytesMut,
     failed: Option<Error>,
@@ -122,7 +132,11 @@ impl Intake {
 
     /// Whether another slice of the stream is wanted.
     pub fn wants(&self) -> bool {
-        self.gone || (self.can_open() && self.waiting < MAX_WAITING)
+        let (most, held) = match &self.sink {
+            Some(sink) => (sink::MAX_HELD, sink.held()),
+            None => (MAX_WAITING, 0),
+        };
+        self.gone || (self.can_open() && self.waiting + held < most)
     }
 
     /// Bytes that have to come, at least, before the record that has begun can be opened.
@@ -138,7 +152,8 @@ impl Intake {
 
     /// Bytes of memory held.
     pub fn memory(&self) -> usize {
-        self.waiting + self.raw.capacity() + self.returned.capacity()
+        let held = self.sink.as_ref().map_or(0, |sink| sink.held());
+        self.waiting + held + self.raw.capacity() + self.returned.capacity()
     }
 
     /// Nothing waits for the client, and nothing that could be opened is left.
@@ -149,6 +164,7 @@ impl Intake {
     /// Whether the client may be told that nothing more comes, as far as this side knows.
     pub fn may_finish(&self) -> bool {
         self.is_idle()
+            && self.sink.is_none()
             && !self.awaiting_keys
             && !(self.attached && (self.holding || self.failed.is_some()))
     }
@@ -172,6 +188,35 @@ impl Intake {
         if self.opener.is_none() {
             self.frozen = true;
         }
+    }
+
+    /// The client is about to name a sink: until it has, or gives up, nothing is written to it. A sink in use takes no more,
+    /// and answers when what it has in hand is written.
+    pub fn await_sink(&mut self) {
+        self.awaiting_sink = true;
+        if let Some(sink) = &mut self.sink {
+            sink.close();
+        }
+    }
+
+    /// Gives up [waiting for a sink](Self::await_sink).
+    pub fn forgo_sink(&mut self) {
+        self.awaiting_sink = false;
+    }
+
+    /// What comes next goes to a file. The wait for it ends, whatever is answered.
+    ///
+    /// # Errors
+    /// `EINVAL` when it was not waited for, `EBUSY` when the sink before has not finished; what [`Sink::new`] says.
+    pub fn set_sink(&mut self, request: SinkRequest) -> Result<(), Errno> {
+        if !std::mem::take(&mut self.awaiting_sink) {
+            return Err(Errno::INVAL);
+        }
+        if self.sink.is_some() {
+            return Err(Errno::BUSY);
+        }
+        self.sink = Some(Box::new(Sink::new(request)?));
+        Ok(())
     }
 
     /// Bytes that the client had received before it set `TLS_RX`.
@@ -486,11 +531,121 @@ impl Intake {
         });
     }
 
-    /// Hands over what the client's end takes. The number is how many bytes of the TCP stream are done with.
+    /// Moves opened bytes to the sink. The number is how many bytes of the TCP stream are done with: the sink's memory is
+    /// bounded by itself.
+    fn pour(&mut self) -> usize {
+        let mut credit = 0;
+        let Some(sink) = &mut self.sink else {
+            return 0;
+        };
+        while sink.room() > 0
+            && let Some(first) = self.pieces.front_mut()
+        {
+            match &mut first.piece {
+                Piece::Mark(mark) if announces_data(mark) => {}
+                Piece::Mark(_) => {
+                    sink.close();
+                    break;
+                }
+                Piece::Plain(bytes) => {
+                    let take = bytes.len().min(sink.room());
+                    let rest = bytes.split_off(take);
+                    self.waiting -= take;
+                    sink.push(std::mem::replace(bytes, rest));
+                    if !bytes.is_empty() {
+                        break;
+                    }
+                }
+            }
+            credit += first.credit;
+            self.pieces.pop_front();
+        }
+        credit
+    }
+
+    /// Gives the sink its turn: `over` when nothing more comes. True when it has just finished, and what is left is the client's.
+    pub fn drive_sink(&mut self, now: Instant, over: bool) -> (Option<WriteJob>, bool) {
+        let Some(sink) = &mut self.sink else {
+            return (None, false);
+        };
+        if over && self.pieces.is_empty() {
+            sink.close();
+        }
+        sink.caught_up();
+        let job = sink.hand_over(now);
+        let finished = sink.is_finished();
+        if finished {
+            self.end_sink();
+        }
+        (job, finished)
+    }
+
+    /// Whether bytes go to a file in place of the client's end.
+    pub fn has_sink(&self) -> bool {
+        self.sink.is_some()
+    }
+
+    /// When the sink wants its turn, whatever happens.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.sink.as_ref().and_then(|sink| sink.deadline())
+    }
+
+    /// A helper brings a batch back. One of a sink that is gone is nobody's.
+    pub fn written(&mut self, written: Written) {
+        if let Some(sink) = &mut self.sink {
+            sink.written(written);
+        }
+    }
+
+    /// Answers whoever waits for the sink; what it did not write is the client's to read.
+    pub fn end_sink(&mut self) {
+        let Some(sink) = self.sink.take() else {
+            return;
+        };
+        if self.announces
+            && let Some(Piece::Plain(rest)) = self.pieces.front().map(|first| &first.piece)
+        {
+            let len = rest.len();
+            self.put_back_mark(len);
+        }
+        for bytes in sink.finish().into_iter().rev() {
+            let len = bytes.len();
+            self.waiting += len;
+            self.pieces.push_front(Waiting {
+                piece: Piece::Plain(bytes),
+                credit: 0,
+            });
+            if self.announces {
+                self.put_back_mark(len);
+            }
+        }
+    }
+
+    /// Announces the data record that is now the first again.
+    fn put_back_mark(&mut self, len: usize) {
+        let mark = Mark::Control {
+            content_type: ContentType::APPLICATION_DATA.0,
+            len: len as u32,
+        };
+        self.pieces.push_front(Waiting {
+            piece: Piece::Mark(mark.encode()),
+            credit: 0,
+        });
+    }
+
+    /// Hands over what the client's end takes, or its sink. The number is how many bytes of the TCP stream are done with.
     pub fn flush<E: ClientEnd>(&mut self, end: &mut E) -> (Flushed, usize) {
         let mut credit = std::mem::take(&mut self.free_credit);
+        credit += self.pour();
         let flushed = loop {
-            if self.frozen {
+            if self.sink.is_some() {
+                break if self.pieces.is_empty() {
+                    Flushed::Empty
+                } else {
+                    Flushed::Blocked
+                };
+            }
+            if self.frozen || self.awaiting_sink {
                 break Flushed::Blocked;
             }
             let Some(first) = self.pieces.front_mut() else {
@@ -573,4 +728,12 @@ impl Intake {
         }
         credit
     }
+}
+
+/// Whether a mark only says where a data record begins.
+fn announces_data(mark: &[u8; MARK_LEN]) -> bool {
+    matches!(
+        Mark::decode(mark),
+        Ok(Mark::Control { content_type, .. }) if content_type == ContentType::APPLICATION_DATA.0
+    )
 }

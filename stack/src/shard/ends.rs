@@ -5,6 +5,7 @@
 //! user may have only so many descriptors in flight, so the queue that honours `backlog` is here; it is refilled when the
 //! client's end has room.
 
+use super::helpers::Task;
 use super::records::RecordsEnd;
 use super::{Helpers, LISTENER, Port, RECORDS, TCP, ToShard, UDP, token};
 use crate::address::{self, ACCEPTED_LEN, ADDRESS_LEN};
@@ -14,6 +15,7 @@ use crate::emit::job::Job;
 use crate::emit::source::{self, PullError, Pulled};
 use crate::engine::{AcceptEnd, ClientEnd, Datagram, DatagramEnd, Host, Listening};
 use crate::handle::SocketId;
+use crate::ingress::sink::WriteJob;
 use crate::mark::MARK_LEN;
 use crate::registry::{Registry, Transport};
 use crate::socket_info::Reason;
@@ -357,7 +359,16 @@ impl Host for ShardHost {
 
     fn help(&mut self, uid: u32, socket: SocketId, job: Job) {
         self.helpers
-            .submit(uid, socket, job, self.ports[self.index].clone());
+            .submit(uid, socket, Task::Read(job), self.ports[self.index].clone());
+    }
+
+    fn write(&mut self, uid: u32, socket: SocketId, job: WriteJob) {
+        self.helpers.submit(
+            uid,
+            socket,
+            Task::Write(job),
+            self.ports[self.index].clone(),
+        );
     }
 }
 

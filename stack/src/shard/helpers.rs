@@ -4,12 +4,34 @@
 use super::{Port, ToShard};
 use crate::emit::job::Job;
 use crate::handle::SocketId;
+use crate::ingress::sink::WriteJob;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+/// What a helper does.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Brings what is to be sent.
+    Read(Job),
+    /// Takes away what was received.
+    Write(WriteJob),
+}
+
+impl Task {
+    fn run(self, socket: SocketId) -> ToShard {
+        match self {
+            Task::Read(job) => {
+                let helped = job.run();
+                ToShard::Helped(socket, job.file, helped)
+            }
+            Task::Write(job) => ToShard::Written(socket, job.run()),
+        }
+    }
+}
+
 struct Work {
-    job: Job,
+    task: Task,
     socket: SocketId,
     port: Port,
 }
@@ -57,8 +79,9 @@ impl Helpers {
         })
     }
 
-    /// Hands work over. A socket has at most one piece at a time, so the queues are bounded by the number of sockets.
-    pub(crate) fn submit(&self, uid: u32, socket: SocketId, job: Job, port: Port) {
+    /// Hands work over. A socket has at most one piece of each kind at a time, so the queues are bounded by the number of
+    /// sockets.
+    pub(crate) fn submit(&self, uid: u32, socket: SocketId, task: Task, port: Port) {
         let mut queues = self
             .shared
             .queues
@@ -68,7 +91,7 @@ impl Helpers {
             .waiting
             .entry(uid)
             .or_default()
-            .push_back(Work { job, socket, port });
+            .push_back(Work { task, socket, port });
         self.shared.work.notify_one();
     }
 
@@ -109,9 +132,7 @@ impl Shared {
             };
             *queues.running.entry(uid).or_default() += 1;
             drop(queues);
-            let helped = work.job.run();
-            work.port
-                .send(ToShard::Helped(work.socket, work.job.file, helped));
+            work.port.send(work.task.run(work.socket));
             queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(count) = queues.running.get_mut(&uid) {
                 *count -= 1;

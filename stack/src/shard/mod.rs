@@ -34,6 +34,7 @@ use crate::device::{Device, Offload};
 use crate::emit::job::Helped;
 use crate::engine::{Engine, FlowHash, Settings, UdpSocket, UdpTurn};
 use crate::handle::{ClientEnd, ConnectRequest, Reply, SocketId, SocketOp, SocketReply};
+use crate::ingress::sink::Written;
 use crate::registry::Registry;
 use crate::socket_info::SocketInfo;
 use crate::stack::StackConfig;
@@ -76,6 +77,8 @@ pub(crate) enum ToShard {
     Packet(BytesMut, Offload),
     /// A helper finished its work on this file.
     Helped(SocketId, Arc<ClientFd>, Helped),
+    /// A helper wrote what this socket received.
+    Written(SocketId, Written),
     /// End everything.
     Stop,
 }
@@ -376,6 +379,7 @@ impl Shard {
                 ToShard::Helped(id, file, helped) => {
                     self.engine.on_helped(id, &file, helped);
                 }
+                ToShard::Written(id, written) => self.engine.on_written(id, written),
                 ToShard::Stop => self.stopping = true,
             }
         }

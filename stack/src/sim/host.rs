@@ -13,6 +13,7 @@ use crate::emit::job::Job;
 use crate::emit::source::{PullError, Pulled, Then};
 use crate::engine::{AcceptEnd, ClientEnd, Datagram, DatagramEnd, Host, Listening, RecordEvent};
 use crate::handle::SocketId;
+use crate::ingress::sink::WriteJob;
 use crate::mark::{MARK_LEN, Mark};
 use crate::registry::{Registry, Transport};
 use crate::socket_info::Reason;
@@ -708,5 +709,9 @@ impl Host for SimHost {
 
     fn help(&mut self, _uid: u32, _socket: SocketId, _job: Job) {
         unreachable!("a simulated host sends from memory: no file has to be waited for")
+    }
+
+    fn write(&mut self, _uid: u32, _socket: SocketId, _job: WriteJob) {
+        unreachable!("a simulated host receives to memory: it names no file")
     }
 }

@@ -1,7 +1,7 @@
 //! What client library and daemon say to each other on a control connection.
 //!
 //! A control connection is a `SOCK_SEQPACKET` Unix socket, so a message is a message: one [`Request`] or [`Reply`],
-//! postcard-encoded, at most [`MAX_MESSAGE`] bytes, with at most one descriptor attached. Each request is answered by
+//! postcard-encoded, at most [`MAX_MESSAGE`] bytes, with at most one descriptor attached (three: [`Request::ReceiveTo`]). Each request is answered by
 //! exactly one reply, in order; the daemon reads a connection's next request only after the last one was answered.
 //!
 //! ```text
@@ -75,8 +75,10 @@ impl Capabilities {
     pub const DTLS: Self = Self(1 << 9);
     /// It writes a capture (`--pcap`), and takes the secrets that open it.
     pub const CAPTURE: Self = Self(1 << 10);
+    /// `recvfile` inside the stack.
+    pub const RECVFILE: Self = Self(1 << 11);
 
-    const NAMES: [(Self, &'static str); 11] = [
+    const NAMES: [(Self, &'static str); 12] = [
         (Self::TLS12, "tls1.2"),
         (Self::TLS13, "tls1.3"),
         (Self::AES_128_GCM, "aes-128-gcm"),
@@ -88,6 +90,7 @@ impl Capabilities {
         (Self::REKEY, "rekey"),
         (Self::DTLS, "dtls"),
         (Self::CAPTURE, "capture"),
+        (Self::RECVFILE, "recvfile"),
     ];
 
     /// Everything this version knows of.
@@ -200,6 +203,17 @@ pub enum Request {
     /// Lines of a key log (`SSLKEYLOGFILE`) for the daemon's capture. The daemon's own user only; `EOPNOTSUPP` without a
     /// capture. Answered when they are written, so that they stand in front of the packets they open.
     Secrets(BoundedBytes<MAX_SECRETS>),
+    /// What the socket receives next goes to a file. Attached are the socket's descriptor, the file's, and a stream socket
+    /// to which a [`SendfileResult`](uktls_stack::mark::SendfileResult) is written when that is over. Needs
+    /// [`SocketRequest::RxHold`] before it, which it ends.
+    ReceiveTo {
+        /// Where in the file the first byte goes; not for devices.
+        offset: Option<u64>,
+        /// Bytes at most.
+        len: u64,
+        /// Goes on until all of them are there, or something ends it; otherwise only what has arrived is taken.
+        wait: bool,
+    },
 }
 
 /// An act on one socket.
@@ -241,6 +255,11 @@ pub enum SocketRequest {
     SetRecordEnds(bool),
     /// Whether an AF_KTLS socket is attached to a TCP connection. Giving it up is answered by [`Reply::Released`].
     SetAttached(bool),
+    /// Stop writing to the client's end, so that what lies there can be taken before [`Request::ReceiveTo`]. A file that is
+    /// being received to takes no more, and answers.
+    RxHold,
+    /// Give that up.
+    RxRelease,
 }
 
 /// An act on a UDP socket, or on the DTLS association that is attached to it.

@@ -24,6 +24,7 @@ mod ktls;
 mod options;
 mod pool;
 mod receive;
+mod recvfile;
 pub(crate) mod scm;
 mod send;
 mod sendfile;
@@ -216,7 +217,15 @@ impl Daemon {
         request: &Request,
         fd: Option<BorrowedFd<'_>>,
     ) -> Result<(Reply, Option<OwnedFd>), DaemonError> {
-        match self.pool.ask(request, fd)? {
+        self.ask_with(request, fd.as_slice())
+    }
+
+    pub(crate) fn ask_with(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Reply, Option<OwnedFd>), DaemonError> {
+        match self.pool.ask(request, fds)? {
             (Reply::Error(errno), _) => Err(DaemonError::System(Errno::from_raw_os_error(errno))),
             answer => Ok(answer),
         }

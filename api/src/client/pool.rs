@@ -67,16 +67,16 @@ impl Pool {
         &self.path
     }
 
-    /// One request and its answer. `fd` names the socket the request is about.
+    /// One request and its answer. The first of `fds` names the socket the request is about.
     pub(super) fn ask(
         &self,
         request: &Request,
-        fd: Option<BorrowedFd<'_>>,
+        fds: &[BorrowedFd<'_>],
     ) -> Result<Answer, DaemonError> {
         let message = protocol::encode(request).map_err(|_| DaemonError::System(Errno::MSGSIZE))?;
         loop {
             let (lease, fresh) = self.take()?;
-            match lease.connection().exchange(&message, fd) {
+            match lease.connection().exchange(&message, fds) {
                 Ok(answer) => {
                     lease.give_back();
                     return Ok(answer);
@@ -97,7 +97,7 @@ impl Pool {
     /// What the daemon said of itself.
     pub(super) fn capabilities(&self) -> Result<Capabilities, DaemonError> {
         // Asks something small first, so that a stale connection does not speak for a daemon that is gone.
-        self.ask(&Request::Counters, None)?;
+        self.ask(&Request::Counters, &[])?;
         let (lease, _) = self.take()?;
         let capabilities = lease.connection().capabilities;
         lease.give_back();
@@ -218,7 +218,7 @@ impl Connection {
             capabilities: Capabilities::all(),
         };
         let hello = protocol::encode(&hello).map_err(|_| DaemonError::System(Errno::MSGSIZE))?;
-        let answer = match connection.send(&hello, None) {
+        let answer = match connection.send(&hello, &[]) {
             // A daemon that refuses a connection may have said so, and closed it, before it heard anything.
             Ok(()) | Err(Errno::PIPE) => connection.receive(),
             Err(errno) => Err(errno),
@@ -255,13 +255,12 @@ impl Connection {
     }
 
     /// `PIPE` or `CONNRESET` when there is nobody at the other end, `BADMSG` for an answer that is none.
-    fn exchange(&self, message: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<Answer, Errno> {
-        self.send(message, fd)?;
+    fn exchange(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Answer, Errno> {
+        self.send(message, fds)?;
         self.receive()
     }
 
-    fn send(&self, message: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-        let fds = fd.as_slice();
+    fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         let socket = self.socket.get().ok_or(Errno::PIPE)?;
         rustix::io::retry_on_intr(|| {
             scm::send(socket, &[IoSlice::new(message)], fds, SendFlags::empty())

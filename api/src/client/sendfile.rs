@@ -11,7 +11,7 @@ use super::send::Send;
 use super::tcp::TcpStream;
 use super::{end, scm};
 use rustix::event::PollFlags;
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, OFlags, SeekFrom, fcntl_getfl, fstat, seek};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
@@ -136,32 +136,13 @@ impl TcpStream {
         &self,
         send: impl Fn(&mut Send, BorrowedFd<'_>, BorrowedFd<'_>) -> Result<(), Errno>,
     ) -> io::Result<SendfileResult> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (ours, theirs) = answer_socket()?;
         self.writing(false, |state, fd| send(state, fd, theirs.as_fd()))?;
         drop(theirs);
-        let mut answer = [0; SendfileResult::LEN];
-        let mut at = 0;
-        while at < answer.len() {
-            // The range belongs to the stack by now: a signal must not make the caller send it again.
-            match rustix::io::retry_on_intr(|| {
-                rustix::net::recv(&ours, &mut answer[at..], RecvFlags::empty())
-            }) {
-                Ok((_, 0)) | Err(Errno::CONNRESET) => {
-                    return Err(match self.reason() {
-                        Ok(reason) => end::of_writing(reason).into(),
-                        Err(gone) => gone,
-                    });
-                }
-                Ok((_, got)) => at += got,
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(SendfileResult::decode(&answer))
+        await_answer(&ours)?.ok_or_else(|| match self.reason() {
+            Ok(reason) => end::of_writing(reason).into(),
+            Err(gone) => gone,
+        })
     }
 
     /// Waits until the stack has taken everything handed to the socket so far, or the stream ended.
@@ -172,4 +153,31 @@ impl TcpStream {
             Ok(())
         }
     }
+}
+
+/// A socket pair for the stack's answer: this side's end and the one that goes with the file.
+pub(super) fn answer_socket() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+}
+
+/// Waits for the answer; `None` when the socket ended without one.
+pub(super) fn await_answer(ours: &OwnedFd) -> Result<Option<SendfileResult>, Errno> {
+    let mut answer = [0; SendfileResult::LEN];
+    let mut at = 0;
+    while at < answer.len() {
+        // The file belongs to the stack by now: a signal must not make the caller begin again.
+        match rustix::io::retry_on_intr(|| {
+            rustix::net::recv(ours, &mut answer[at..], RecvFlags::empty())
+        }) {
+            Ok((_, 0)) | Err(Errno::CONNRESET) => return Ok(None),
+            Ok((_, got)) => at += got,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(Some(SendfileResult::decode(&answer)))
 }

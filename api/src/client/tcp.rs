@@ -349,11 +349,11 @@ impl TcpStream {
     }
 
     pub(super) fn ask(&self, request: SocketRequest) -> io::Result<Reply> {
-        match self
-            .shared
-            .daemon
-            .ask(&Request::OnSocket(request), Some(self.fd.as_fd()))
-        {
+        self.ask_with(&Request::OnSocket(request), &[self.fd.as_fd()])
+    }
+
+    pub(super) fn ask_with(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<Reply> {
+        match self.shared.daemon.ask_with(request, fds) {
             Ok((Reply::Gone(_), _)) => Err(Errno::NOTCONN.into()),
             Ok((reply, _)) => Ok(reply),
             Err(error) => Err(end::of_request(error)),

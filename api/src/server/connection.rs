@@ -15,6 +15,7 @@ use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, sockopt};
 use rustix::process::geteuid;
 use uktls_stack::client_fd::ClientFd;
+use uktls_stack::ingress::sink::SinkRequest;
 use zeroize::Zeroizing;
 
 /// Longest backlog a listener may ask for.
@@ -120,7 +121,7 @@ pub(super) enum Ended {
         scm::MAX_FDS
     )]
     Cut,
-    #[error("{0} descriptors where at most one belongs")]
+    #[error("{0} descriptors where they do not belong")]
     Descriptors(usize),
     #[error("the first message must be a Hello, and only the first")]
     Hello,
@@ -139,6 +140,8 @@ impl Ended {
 pub(super) struct Incoming {
     request: Request,
     fd: Option<ClientFd>,
+    /// The file and the socket for the result that come with [`Request::ReceiveTo`].
+    file_and_reply: Option<[ClientFd; 2]>,
 }
 
 /// Takes the next request off the socket; `None` when none waits.
@@ -168,6 +171,7 @@ pub(super) fn receive(socket: &ClientFd, buffer: &mut [u8]) -> Result<Option<Inc
     buffer[..received.len.min(MAX_MESSAGE)].zeroize();
     let right = match &request {
         Ok(Request::OnSocket(_) | Request::AttachDtls { .. }) => count <= 1,
+        Ok(Request::ReceiveTo { .. }) => count == 3,
         Ok(_) => count == 0,
         Err(_) => true,
     };
@@ -175,6 +179,7 @@ pub(super) fn receive(socket: &ClientFd, buffer: &mut [u8]) -> Result<Option<Inc
         Ok(request) if right => Ok(Some(Incoming {
             request,
             fd: fds.next(),
+            file_and_reply: fds.next().zip(fds.next()).map(<[_; 2]>::from),
         })),
         request => Err(request.err().unwrap_or(Ended::Descriptors(count))),
     }
@@ -209,7 +214,11 @@ pub(super) fn handle<H: StackHandle>(
     config: &ServerConfig,
     later: impl FnOnce() -> Box<dyn FnOnce(Outgoing) + Send>,
 ) -> Result<Handled, Ended> {
-    let Incoming { request, fd } = incoming;
+    let Incoming {
+        request,
+        fd,
+        file_and_reply,
+    } = incoming;
     if *greeted == matches!(request, Request::Hello { .. }) {
         return Err(Ended::Hello);
     }
@@ -317,6 +326,29 @@ pub(super) fn handle<H: StackHandle>(
                             Err(errno) => Outgoing::error(errno),
                         });
                     }),
+                );
+                Handled::Pending
+            }
+        },
+        Request::ReceiveTo { offset, len, wait } => match (name(fd, stack), file_and_reply) {
+            (Err(errno), _) => Handled::Answered(Outgoing::error(errno)),
+            (Ok(_), None) => Handled::Answered(Outgoing::error(Errno::BADF)),
+            (Ok((_, Named::Gone(reason))), _) => {
+                Handled::Answered(Outgoing::new(&Reply::Gone(reason), None))
+            }
+            (Ok((cookie, Named::Live { id, .. })), Some([to, reply])) => {
+                let answer = later();
+                let sink = SinkRequest {
+                    to,
+                    reply,
+                    offset,
+                    len,
+                    wait,
+                };
+                stack.receive_to(
+                    id,
+                    sink,
+                    Box::new(move |acted| answer(Outgoing::acted(acted, cookie))),
                 );
                 Handled::Pending
             }

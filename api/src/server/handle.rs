@@ -4,6 +4,7 @@ use crate::protocol::{Reason, Reply, SocketOptions, SocketRequest, SocketStat};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::net::SocketAddr;
+use uktls_stack::ingress::sink::SinkRequest;
 
 /// How a request is answered: called once, from any thread, and quick to return.
 pub type Answer<T> = Box<dyn FnOnce(T) + Send>;
@@ -70,6 +71,9 @@ pub trait StackHandle: Send + 'static {
 
     /// Acts on a socket.
     fn act(&self, id: u64, act: SocketRequest, answer: Answer<Result<Reply, Errno>>);
+
+    /// Has what a socket receives next written to a file.
+    fn receive_to(&self, id: u64, sink: SinkRequest, answer: Answer<Result<Reply, Errno>>);
 
     /// Attaches a DTLS association with `peer` to a UDP socket, and gives the client's end of it.
     fn attach_dtls(&self, id: u64, peer: SocketAddr, answer: Answer<Result<OwnedFd, Errno>>);

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use uktls_record::dtls::DiscardKind;
 use uktls_stack::dtls::{DtlsInfo, EpochInfo};
 use uktls_stack::handle as stack;
+use uktls_stack::ingress::sink::SinkRequest;
 use uktls_stack::socket_info as info;
 use uktls_stack::stack::Handle;
 use uktls_stack::tcp;
@@ -74,6 +75,13 @@ impl StackHandle for Handle {
         }
     }
 
+    fn receive_to(&self, id: u64, sink: SinkRequest, answer: Answer<Result<Reply, Errno>>) {
+        let reply: stack::Reply<stack::SocketReply> =
+            Box::new(move |done| answer(done.map(reply_of)));
+        let operation = stack::SocketOp::ReceiveTo(Box::new(sink));
+        self.socket(stack::SocketId(id), operation, reply);
+    }
+
     fn attach_dtls(&self, id: u64, peer: SocketAddr, answer: Answer<Result<OwnedFd, Errno>>) {
         let reply: stack::Reply<stack::SocketReply> = Box::new(move |done| {
             answer(done.and_then(|reply| match reply {
@@ -134,6 +142,8 @@ fn operation(act: SocketRequest) -> Result<stack::SocketOp, Errno> {
         }
         SocketRequest::SetRecordEnds(on) => stack::SocketOp::SetRecordEnds(on),
         SocketRequest::SetAttached(attached) => stack::SocketOp::SetAttached(attached),
+        SocketRequest::RxHold => stack::SocketOp::RxHold,
+        SocketRequest::RxRelease => stack::SocketOp::RxRelease,
         SocketRequest::Info => stack::SocketOp::Info,
         SocketRequest::Abort => stack::SocketOp::Abort,
         SocketRequest::Datagram(act) => datagram_operation(act)?,

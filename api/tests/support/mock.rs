@@ -16,6 +16,7 @@ use uktls::protocol::{KeyBytes, KeyStat, Reason, Reply, SocketKind, SocketReques
 use uktls::server::{Answer, Named, Open, Opened, StackHandle};
 use uktls_record::{ContentType, CryptoInfo, Opener, ProtocolVersion, Sealer};
 use uktls_stack::address::{self, ADDRESS_LEN};
+use uktls_stack::ingress::sink::SinkRequest;
 use uktls_stack::mark::{MARK_LEN, Mark, bytes_behind, bytes_in_hand};
 
 mod wire;
@@ -598,6 +599,10 @@ impl StackHandle for MockStack {
         thread::spawn(move || answer(stack.act_now(id, act)));
     }
 
+    fn receive_to(&self, _: u64, _: SinkRequest, answer: Answer<Result<Reply, Errno>>) {
+        answer(Err(Errno::OPNOTSUPP));
+    }
+
     fn attach_dtls(&self, _: u64, _: SocketAddr, answer: Answer<Result<OwnedFd, Errno>>) {
         answer(Err(Errno::OPNOTSUPP));
     }
@@ -739,6 +744,7 @@ impl MockStack {
             {
                 Err(Errno::INVAL)
             }
+            SocketRequest::RxHold | SocketRequest::RxRelease => Err(Errno::OPNOTSUPP),
             SocketRequest::SetMaxPayload(_)
             | SocketRequest::SetExpectNoPad(_)
             | SocketRequest::Info => Ok(Reply::Done),

@@ -419,6 +419,62 @@ impl TlsStream<TcpStream> {
         self.pay()?;
         self.socket.sendfile(file, offset, count)
     }
+
+    /// [`TcpStream::recvfile`]: up to `count` bytes of data are opened in the stack and written to `file` there, at `offset`
+    /// (which is moved on) or at the file's own position. What is not data is dealt with as in `read`, 0 means the same.
+    ///
+    /// # Errors
+    /// As there, and as `read`.
+    pub fn recvfile(
+        &mut self,
+        file: &impl AsFd,
+        mut offset: Option<&mut u64>,
+        count: u64,
+    ) -> io::Result<u64> {
+        if count == 0 {
+            return Ok(0);
+        }
+        if self.early.is_empty() && !self.received_close_notify {
+            if !self.owed.is_empty() {
+                self.pay_if_possible()?;
+            }
+            match self.socket.recvfile(file, offset.as_deref_mut(), count) {
+                Ok(0) => return Err(truncated()),
+                Ok(received) => {
+                    self.control_records = 0;
+                    return Ok(received);
+                }
+                Err(error) if error.raw_os_error() == Some(EIO) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Data that a read finds behind other records, or that came during the handshake.
+        let mut piece =
+            vec![0; usize::try_from(count).map_or(MAX_PLAINTEXT, |n| n.min(MAX_PLAINTEXT))];
+        let len = match self.early.is_empty() && !self.received_close_notify {
+            true => self.read_by_type(&mut piece)?,
+            false => self.read(&mut piece)?,
+        };
+        let wrote = write_to(file, offset, &piece[..len]);
+        let in_file = *wrote.as_ref().unwrap_or(&0);
+        self.early.splice(..0, piece[in_file..len].iter().copied());
+        Ok(wrote? as u64)
+    }
+}
+
+/// Writes at `offset`, which is moved on, or at the file's own position.
+fn write_to(file: &impl AsFd, offset: Option<&mut u64>, bytes: &[u8]) -> io::Result<usize> {
+    if bytes.is_empty() {
+        return Ok(0);
+    }
+    Ok(match offset {
+        Some(offset) => {
+            let wrote = rustix::io::retry_on_intr(|| rustix::io::pwrite(file, bytes, *offset))?;
+            *offset += wrote as u64;
+            wrote
+        }
+        None => rustix::io::retry_on_intr(|| rustix::io::write(file, bytes))?,
+    })
 }
 
 impl<S: KtlsSocket> Read for TlsStream<S> {

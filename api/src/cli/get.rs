@@ -1,7 +1,7 @@
 //! `uktls get`: an HTTPS client whose records the stack opens (`TLS_RX`).
 //!
-//! It reads plaintext in large pieces from the socket and writes them to the file: two system calls per piece and no
-//! cryptography in this process.
+//! Where the body goes to a file, the stack writes it there itself (`recvfile`): neither plaintext nor cryptography in this
+//! process. Elsewhere (a pipe, a terminal), and for what is short, it is read in large pieces and written.
 
 use super::options::{SocketOption, TlsOptions, cipher_name};
 use super::progress::Progress;
@@ -22,6 +22,12 @@ use url::{Host, Url};
 
 /// Bytes asked for by one read: large enough that system calls do not count, small enough to stay in the CPU's cache.
 const PIECE: usize = 256 * 1024;
+/// A rest of a body, or of a chunk of it, that is longer than this is left to the stack.
+const WORTH_ASKING: u64 = 4 * PIECE as u64;
+/// Bytes that the stack is asked for at first, and at most, at a time: in between, this process looks after the progress bar.
+const PIECES: std::ops::RangeInclusive<u64> = (8 << 20)..=(128 << 20);
+/// A piece that takes longer than this is not followed by a larger one.
+const PIECE_TIME: Duration = Duration::from_millis(250);
 /// A response head larger than this is refused.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -77,6 +83,16 @@ impl Read for Connection {
     }
 }
 
+impl Connection {
+    /// Has the stack write up to `count` bytes to the file.
+    fn recvfile(&mut self, file: &File, count: u64) -> io::Result<u64> {
+        match self {
+            Connection::Plain(stream) => stream.recvfile(file, None, count),
+            Connection::Tls(stream) => stream.recvfile(file, None, count),
+        }
+    }
+}
+
 impl Write for Connection {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
@@ -126,7 +142,7 @@ pub(crate) fn run(args: Args, globals: &Globals) -> Outcome {
             args.url, head.status
         )));
     }
-    let (mut sink, name) = open_output(&args)?;
+    let (output, name) = open_output(&args)?;
     let progress = Progress::new(
         globals,
         match head.body {
@@ -134,19 +150,23 @@ pub(crate) fn run(args: Args, globals: &Globals) -> Outcome {
             Body::Chunked | Body::UntilClose => None,
         },
     );
-    let mut copied = 0;
+    let mut sink = Sink {
+        output,
+        copied: 0,
+        progress,
+    };
     let outcome = copy(
         &mut connection,
         &mut buffer,
         body_start..filled,
         head.body,
-        |piece| {
-            sink.write_all(piece).map_err(CopyError::Sink)?;
-            copied += piece.len() as u64;
-            progress.at(copied);
-            Ok(())
-        },
+        &mut sink,
     );
+    let Sink {
+        mut output,
+        copied,
+        progress,
+    } = sink;
     drop(progress);
     match outcome {
         Ok(()) => {}
@@ -157,7 +177,9 @@ pub(crate) fn run(args: Args, globals: &Globals) -> Outcome {
             return Err(error).context(|| format!("{} broke off after {copied} bytes", args.url));
         }
     }
-    sink.flush().context(|| format!("cannot write to {name}"))?;
+    output
+        .flush()
+        .context(|| format!("cannot write to {name}"))?;
     let seconds = started.elapsed();
     let tls = negotiated(&connection);
     if let Connection::Tls(stream) = &mut connection {
@@ -369,20 +391,90 @@ enum CopyError {
     Sink(io::Error),
 }
 
+/// Where the body goes.
+struct Sink {
+    output: Output,
+    copied: u64,
+    progress: Progress,
+}
+
+enum Output {
+    /// A file that the stack can write to.
+    File(File),
+    /// Anything else.
+    Other(Box<dyn Write>),
+}
+
+impl Output {
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Output::File(file) => file.flush(),
+            Output::Other(output) => output.flush(),
+        }
+    }
+}
+
+impl Sink {
+    fn write(&mut self, piece: &[u8]) -> Result<(), CopyError> {
+        match &mut self.output {
+            Output::File(file) => file.write_all(piece),
+            Output::Other(output) => output.write_all(piece),
+        }
+        .map_err(CopyError::Sink)?;
+        self.copied += piece.len() as u64;
+        self.progress.at(self.copied);
+        Ok(())
+    }
+
+    /// Has the stack bring up to `limit` bytes, as many as come without another end. Gives their number: 0 when it cannot,
+    /// or when that is not worth it.
+    fn receive(&mut self, connection: &mut Connection, limit: u64) -> Result<u64, CopyError> {
+        let Output::File(file) = &self.output else {
+            return Ok(0);
+        };
+        let (mut received, mut piece) = (0, *PIECES.start());
+        while limit - received >= WORTH_ASKING {
+            let started = Instant::now();
+            let want = piece.min(limit - received);
+            let got = match connection.recvfile(file, want) {
+                Ok(got) => got,
+                // A read and a write meet the same error, and tell which side's it is.
+                Err(error)
+                    if error.kind() != ErrorKind::WouldBlock && error.raw_os_error().is_some() =>
+                {
+                    break;
+                }
+                Err(error) => return Err(late(error)),
+            };
+            if got == 0 {
+                break;
+            }
+            received += got;
+            self.copied += got;
+            self.progress.at(self.copied);
+            if started.elapsed() < PIECE_TIME {
+                piece = (piece * 2).min(*PIECES.end());
+            }
+        }
+        Ok(received)
+    }
+}
+
 /// Brings the body to `sink`, of which `buffer[first]` has arrived already.
 fn copy(
     connection: &mut Connection,
     buffer: &mut [u8],
     first: std::ops::Range<usize>,
     body: Body,
-    mut sink: impl FnMut(&[u8]) -> Result<(), CopyError>,
+    sink: &mut Sink,
 ) -> Result<(), CopyError> {
     match body {
         Body::Length(len) => {
             let mut left = len;
             let here = usize::try_from(left).unwrap_or(usize::MAX).min(first.len());
-            sink(&buffer[first.start..first.start + here])?;
+            sink.write(&buffer[first.start..first.start + here])?;
             left -= here as u64;
+            left -= sink.receive(connection, left)?;
             while left > 0 {
                 let want = usize::try_from(left)
                     .unwrap_or(usize::MAX)
@@ -395,7 +487,7 @@ fn copy(
                         what,
                     )));
                 }
-                sink(&buffer[..got])?;
+                sink.write(&buffer[..got])?;
                 left -= got as u64;
             }
             Ok(())
@@ -409,12 +501,15 @@ fn copy(
                     let step = chunks
                         .next(&buffer[at..piece.end])
                         .map_err(CopyError::Source)?;
-                    sink(&buffer[at + step.data.start..at + step.data.end])?;
+                    sink.write(&buffer[at + step.data.start..at + step.data.end])?;
                     at += step.used;
                     if step.done {
                         return Ok(());
                     }
                 }
+                // The rest of a chunk needs nobody to look at it.
+                let received = sink.receive(connection, chunks.rest())?;
+                chunks.skip(received);
                 let got = read_some(connection, buffer)?;
                 if got == 0 {
                     let error =
@@ -425,12 +520,13 @@ fn copy(
             }
         }
         Body::UntilClose => {
-            sink(&buffer[first])?;
+            sink.write(&buffer[first])?;
+            sink.receive(connection, u64::MAX)?;
             loop {
                 // TLS gives 0 behind close_notify only; a plain end that is not in order is an error too.
                 match read_some(connection, buffer)? {
                     0 => return Ok(()),
-                    got => sink(&buffer[..got])?,
+                    got => sink.write(&buffer[..got])?,
                 }
             }
         }
@@ -441,30 +537,35 @@ fn read_some(connection: &mut Connection, buffer: &mut [u8]) -> Result<usize, Co
     loop {
         match connection.read(buffer) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let error = io::Error::new(
-                    ErrorKind::TimedOut,
-                    "nothing came for as long as --timeout says",
-                );
-                return Err(CopyError::Source(error));
-            }
-            other => return other.map_err(CopyError::Source),
+            other => return other.map_err(late),
         }
     }
 }
 
+/// A read that waited in vain is no longer just that.
+fn late(error: io::Error) -> CopyError {
+    CopyError::Source(if error.kind() == ErrorKind::WouldBlock {
+        io::Error::new(
+            ErrorKind::TimedOut,
+            "nothing came for as long as --timeout says",
+        )
+    } else {
+        error
+    })
+}
+
 /// Opens what `-o` names, or what the URL does; gives its name for messages.
-fn open_output(args: &Args) -> Result<(Box<dyn Write>, String), Failure> {
+fn open_output(args: &Args) -> Result<(Output, String), Failure> {
     let path = match &args.output {
         Some(path) if path.as_os_str() == "-" => {
-            return Ok((Box::new(io::stdout()), "stdout".into()));
+            return Ok((Output::Other(Box::new(io::stdout())), "stdout".into()));
         }
         Some(path) => path.clone(),
         None => PathBuf::from(default_name(&args.url)),
     };
     let name = path.display().to_string();
     let file = File::create(&path).context(|| format!("cannot write to {name}"))?;
-    Ok((Box::new(file), name))
+    Ok((Output::File(file), name))
 }
 
 /// The last part of the path, decoded; never one that means another folder.

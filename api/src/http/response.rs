@@ -131,6 +131,24 @@ pub(crate) struct Step {
 const MAX_LINE: usize = 4096;
 
 impl Chunks {
+    /// Bytes of the current chunk that are still to come: body bytes, all of them.
+    pub(crate) fn rest(&self) -> u64 {
+        match self.state {
+            State::Data(left) => left,
+            _ => 0,
+        }
+    }
+
+    /// Somebody else took `n` of the [rest](Self::rest).
+    pub(crate) fn skip(&mut self, n: u64) {
+        if let State::Data(left) = &mut self.state {
+            *left -= n;
+            if *left == 0 {
+                self.state = State::DataEnd;
+            }
+        }
+    }
+
     /// Goes on with `input`, which is not empty; uses at least one byte of it.
     pub(crate) fn next(&mut self, input: &[u8]) -> io::Result<Step> {
         if let State::Data(left) = self.state {

@@ -5,7 +5,7 @@ use super::{Context, Failure};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use uktls::server::{Running, Server, ServerConfig, privileges};
 use uktls::{Daemon, paths};
 use uktls_stack::device::capture::Capture;
@@ -15,6 +15,9 @@ use uktls_stack::device::tun::{Tun, TunOptions};
 use uktls_stack::device::{Capabilities, Device};
 use uktls_stack::stack::{Stack, StackConfig};
 use uktls_stack::tcp;
+
+/// Under TLS 1.3 a client's secrets open the rest of the packet that it has them from: how long packets wait for them.
+const SECRETS_WAIT: Duration = Duration::from_secs(1);
 
 /// A device queue that can go to its shard's thread.
 type Queue = Box<dyn Device + Send>;
@@ -65,6 +68,7 @@ impl Host {
             .as_ref()
             .map(|path| {
                 Capture::create(path)
+                    .inspect(|capture| capture.hold_back(SECRETS_WAIT))
                     .context(|| format!("cannot write the capture {}", path.display()))
             })
             .transpose()?;

@@ -80,7 +80,6 @@ pub(crate) struct StackOptions {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) shards: u8,
     /// Write every packet to this file (pcapng), as the wire would show it, with the secrets of `serve` and `get`
-    /// (of a TLS 1.3 `get` they come too late for most readers: use its --keylog)
     #[arg(long, value_name = "FILE")]
     pub(crate) pcap: Option<PathBuf>,
     /// Never show a socket's keys, not even to its creator

@@ -3,7 +3,8 @@
 //! A [`Capture`] is the file; a [`Tap`] wraps one queue of a device and records every packet that goes through it, in both directions, in
 //! the order of the calls. Super-segments are cut and partial checksums completed in the copy that is recorded, so Wireshark has nothing to
 //! complain about; what travels stays as it is. TLS secrets go into the file too, as a Decryption Secrets Block, in front of the packets that
-//! need them.
+//! need them. A client under TLS 1.3 learns its secrets from the very packet whose other half they open: with [`Capture::hold_back`] packets
+//! wait in memory for a moment, and secrets that come meanwhile go in front of them.
 //!
 //! Timestamps are an argument (nanoseconds since the Unix epoch, from a closure): the daemon passes the system's clock, the
 //! simulator virtual time, and the same run gives the same file. A disk that fills up ends the capture, not the traffic; [`Capture::flush`] tells.
@@ -25,6 +26,7 @@ use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeade
 use pcap_file::pcapng::blocks::unknown::UnknownBlock;
 use pcap_file::{DataLink, Endianness, PcapError};
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, IoSlice, Write};
@@ -40,6 +42,9 @@ const DECRYPTION_SECRETS_BLOCK: u32 = 0x0000_000a;
 const TLS_KEY_LOG: u32 = 0x544c_534b;
 /// `if_tsresol`: timestamps count units of 10⁻⁹ s.
 const NANOSECONDS: u8 = 9;
+
+/// Bytes of packets that are held back at most, whatever the time is.
+const MAX_HELD: usize = 16 << 20;
 
 /// Which way a packet went, seen from the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +69,21 @@ struct CaptureFile {
     writer: PcapNgWriter<Box<dyn Write + Send>>,
     interfaces: u32,
     scratch: Vec<u8>,
+    /// How long packets wait for secrets, in nanoseconds.
+    hold: u64,
+    held: VecDeque<Held>,
+    held_bytes: usize,
     /// Why nothing is recorded any more.
     failed: Option<(io::ErrorKind, String)>,
+}
+
+/// A packet, cut as the wire would have it, that waits to be written.
+struct Held {
+    interface: InterfaceId,
+    nanos: u64,
+    direction: Direction,
+    packet: Vec<u8>,
+    comment: Option<String>,
 }
 
 impl fmt::Debug for Capture {
@@ -100,11 +118,19 @@ impl Capture {
             writer,
             interfaces: 0,
             scratch: Vec::new(),
+            hold: 0,
+            held: VecDeque::new(),
+            held_bytes: 0,
             failed: None,
         };
         Ok(Capture {
             file: Arc::new(Mutex::new(file)),
         })
+    }
+
+    /// From now on every packet waits in memory until one comes that is `time` younger (or many come), or until [`flush`](Self::flush).
+    pub fn hold_back(&self, time: Duration) {
+        self.lock().hold = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     }
 
     /// Adds an interface under the name that Wireshark shows for its packets.
@@ -156,6 +182,9 @@ impl Capture {
         let CaptureFile {
             writer,
             scratch,
+            hold,
+            held,
+            held_bytes,
             failed,
             ..
         } = &mut *file;
@@ -165,7 +194,16 @@ impl Capture {
         let mut outcome = Ok(());
         let mut comment = comment;
         let mut write = |packet: &[u8]| {
-            if outcome.is_ok() {
+            if *hold > 0 {
+                *held_bytes += packet.len();
+                held.push_back(Held {
+                    interface,
+                    nanos,
+                    direction,
+                    packet: packet.to_vec(),
+                    comment: comment.take().map(str::to_owned),
+                });
+            } else if outcome.is_ok() {
                 outcome = write_packet(writer, interface, nanos, direction, packet, comment.take());
             }
         };
@@ -173,10 +211,11 @@ impl Capture {
             // Nothing this stack sends; but if a device ever gives such a packet, the capture is where somebody will look for it.
             write(packet);
         }
+        let outcome = outcome.and_then(|()| file.let_go(nanos));
         file.note(outcome);
     }
 
-    /// Writes TLS secrets (lines in the format of `SSLKEYLOGFILE`), for the packets that follow.
+    /// Writes TLS secrets (lines in the format of `SSLKEYLOGFILE`), for the packets that follow and those that are held back.
     pub fn write_secrets(&self, key_log: &str) {
         let mut file = self.lock();
         if file.failed.is_some() || key_log.is_empty() {
@@ -240,6 +279,7 @@ impl Capture {
         if let Some((kind, why)) = &file.failed {
             return Err(io::Error::new(*kind, why.clone()));
         }
+        file.let_go(u64::MAX)?;
         file.writer.get_mut().flush()
     }
 
@@ -250,6 +290,28 @@ impl Capture {
 }
 
 impl CaptureFile {
+    /// Writes those of the held packets that have waited long enough at this time, and those that are too many.
+    fn let_go(&mut self, now: u64) -> io::Result<()> {
+        while let Some(first) = self.held.front() {
+            let due = now == u64::MAX || first.nanos.saturating_add(self.hold) <= now;
+            if !due && self.held_bytes <= MAX_HELD {
+                break;
+            }
+            let outcome = write_packet(
+                &mut self.writer,
+                first.interface,
+                first.nanos,
+                first.direction,
+                &first.packet,
+                first.comment.as_deref(),
+            );
+            self.held_bytes -= first.packet.len();
+            self.held.pop_front();
+            outcome?;
+        }
+        Ok(())
+    }
+
     /// Ends the capture if `outcome` is an error.
     fn note(&mut self, outcome: io::Result<()>) {
         if let Err(error) = outcome {
@@ -261,9 +323,11 @@ impl CaptureFile {
 
 impl Drop for CaptureFile {
     fn drop(&mut self) {
-        if self.failed.is_none()
-            && let Err(error) = self.writer.get_mut().flush()
-        {
+        if self.failed.is_some() {
+            return;
+        }
+        let written = self.let_go(u64::MAX);
+        if let Err(error) = written.and_then(|()| self.writer.get_mut().flush()) {
             tracing::warn!(%error, "the end of the packet capture is missing");
         }
     }
@@ -592,6 +656,63 @@ mod tests {
             lines,
             "1040\t1\t1\tu0\trecords 0 to 2\n1040\t1\t1\tu0\t\n540\t1\t1\tu0\t\n45\t1\t1\tu0\t\n"
         );
+    }
+
+    #[test]
+    fn secrets_go_in_front_of_packets_that_are_held_back() {
+        let file = Shared::default();
+        let capture = Capture::new(Box::new(file.clone())).unwrap();
+        let interface = capture.add_interface("u0").unwrap();
+        capture.hold_back(Duration::from_nanos(100));
+        let record = |nanos, comment| {
+            let direction = Direction::Inbound;
+            let packet = [0x45; 60];
+            capture.record(
+                interface,
+                nanos,
+                direction,
+                &Offload::NONE,
+                &packet,
+                comment,
+            );
+        };
+        let written = || {
+            let bytes = file.bytes();
+            let mut reader = PcapNgReader::new(&bytes[..]).unwrap();
+            let mut blocks = Vec::new();
+            while let Some(block) = reader.next_block() {
+                match block.unwrap() {
+                    Block::EnhancedPacket(packet) => blocks.push(packet.timestamp.as_nanos()),
+                    Block::Unknown(_) => blocks.push(0),
+                    _ => {}
+                }
+            }
+            blocks
+        };
+        record(1_000, None);
+        record(1_050, Some("half of it was in clear"));
+        assert_eq!(written(), []);
+        capture.write_secrets("SERVER_HANDSHAKE_TRAFFIC_SECRET 00 11");
+        record(1_100, None);
+        assert_eq!(written(), [0, 1_000]);
+        capture.write_secrets("CLIENT_TRAFFIC_SECRET_0 00 22");
+        capture.flush().unwrap();
+        assert_eq!(written(), [0, 1_000, 0, 1_050, 1_100]);
+        // As much as fits, and the last goes with the capture.
+        let large = vec![0x45; 60_000];
+        for _ in 0..MAX_HELD / large.len() + 2 {
+            capture.record(
+                interface,
+                1_150,
+                Direction::Inbound,
+                &Offload::NONE,
+                &large,
+                None,
+            );
+        }
+        assert_eq!(written()[5..], [1_150; 2]);
+        drop(capture);
+        assert_eq!(written().len(), 5 + MAX_HELD / large.len() + 2);
     }
 
     #[test]

@@ -168,13 +168,15 @@ fn counter(daemon: &Daemon<'_>, name: &str) -> u64 {
 #[test]
 fn a_hundred_files_of_awkward_sizes_arrive_over_one_connection() {
     let (network, files) = (Network::new(), Folder::new());
-    // The awkward sizes, and every step of a few bytes around 64 KiB.
+    // The awkward sizes, every step of a few bytes around 64 KiB, and the last one is 1 GiB.
     let sizes: Vec<usize> = SIZES
         .into_iter()
         .filter(|&size| size < 1 << 20)
         .chain((0..).map(|step| (1 << 16) - 460 + 10 * step))
-        .take(100)
+        .take(99)
         .collect();
+    sparse(&files.join("99.bin"), 1 << 30);
+    let expected = checksum(std::fs::File::open(files.join("99.bin")).expect("just written"));
     for (number, &size) in sizes.iter().enumerate() {
         files.write(&format!("{number}.bin"), &pattern(size));
     }
@@ -190,7 +192,7 @@ fn a_hundred_files_of_awkward_sizes_arrive_over_one_connection() {
         ]
         .concat();
         let curl = serve.curl(&network, "/[0-99].bin", &words);
-        let finished = Process::start(curl, &[]).end(PATIENCE).success();
+        let finished = Process::start(curl, &[]).end(PATIENCE * 2).success();
         let connects = String::from_utf8_lossy(&finished.stdout).into_owned();
         assert_eq!(connects.trim_end_matches('0'), "1", "TLS {version}");
         for (number, &size) in sizes.iter().enumerate() {
@@ -200,6 +202,8 @@ fn a_hundred_files_of_awkward_sizes_arrive_over_one_connection() {
                 "TLS {version}: file {number}, {size} bytes"
             );
         }
+        let big = std::fs::File::open(out.join("99")).expect("written by curl");
+        assert!(checksum(big) == expected, "TLS {version}: the last file");
     }
 }
 

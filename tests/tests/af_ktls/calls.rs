@@ -33,6 +33,7 @@ table! {
     iv_is_the_next_number_sending, BOTH, "getsockopt: the IV is the next sequence number (sending)";
     iv_is_the_next_number_receiving, BOTH, "getsockopt: the IV is the next sequence number (receiving)";
     new_key_goes_on_counting, BOTH, "setsockopt of a key alone leaves the sequence number where it is";
+    given_as_a_whole, BOTH, "keys given as a whole, then an option alone";
     other_ciphers, BOTH, "AES-256-GCM and ChaCha20-Poly1305, beyond the module";
     unattach_gives_back, BOTH, "KTLS_UNATTACH gives the socket back: raw read and write";
     unattach_then_bind_again, BOTH, "KTLS_UNATTACH, and bind again with new keys";
@@ -366,6 +367,37 @@ fn new_key_goes_on_counting(ground: &Ground) {
     send(&pair.left, b"the fourth");
     assert_eq!(read(&pair.right, 10), b"the fourth");
     assert_eq!(next_number(&pair.right, KTLS_GET_IV_RECV), number + 1);
+}
+
+fn given_as_a_whole(ground: &Ground) {
+    let mut pair = ground.bound();
+    let number = u64::from_be_bytes(IV);
+    let (left, right) = (&mut pair.left, &mut pair.right);
+    match ground.kind {
+        KtlsType::Stream => {
+            let keys = tls_keys(1, number);
+            left.set_send_keys(&keys).expect("bound");
+            right.set_receive_keys(&keys).expect("bound");
+        }
+        KtlsType::Datagram => {
+            let keys = dtls_keys(1, number);
+            left.set_send_keys(&keys).expect("bound");
+            right.set_receive_keys(&keys).expect("bound");
+        }
+    }
+    send(left, b"as a whole");
+    assert_eq!(read(right, 10), b"as a whole");
+    let later = (number + 10).to_be_bytes();
+    set(left, KTLS_SET_IV_SEND, &later);
+    set(right, KTLS_SET_IV_RECV, &later);
+    send(left, b"and later");
+    assert_eq!(read(right, 9), b"and later");
+    assert_eq!(next_number(right, KTLS_GET_IV_RECV), number + 11);
+    let wrong = match ground.kind {
+        KtlsType::Stream => left.set_send_keys(&dtls_keys(1, number)),
+        KtlsType::Datagram => left.set_send_keys(&tls_keys(1, number)),
+    };
+    assert_eq!(errno(wrong), Errno::INVAL);
 }
 
 fn other_ciphers(ground: &Ground) {

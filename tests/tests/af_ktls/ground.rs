@@ -307,6 +307,17 @@ impl Wire {
     }
 }
 
+pub fn tls_keys(seed: u8, number: u64) -> CryptoInfo {
+    let cipher = CipherSuite::Aes128Gcm;
+    CryptoInfo::tls12_gcm(cipher, &key(seed), &salt(seed), number, number).expect("lengths")
+}
+
+pub fn dtls_keys(seed: u8, iv: u64) -> EpochKeys {
+    let (epoch, number) = ((iv >> 48) as u16, iv & ((1 << 48) - 1));
+    let cipher = CipherSuite::Aes128Gcm;
+    EpochKeys::dtls12(cipher, &key(seed), &salt(seed), epoch, number).expect("lengths")
+}
+
 /// A record that another implementation would send, under the keys with this seed and the IV with this value.
 pub fn seal(
     kind: KtlsType,
@@ -316,17 +327,12 @@ pub fn seal(
     plaintext: &[u8],
 ) -> Vec<u8> {
     let mut record = vec![0; plaintext.len() + overhead(kind)];
-    let (cipher, number) = (CipherSuite::Aes128Gcm, u64::from_be_bytes(iv));
+    let number = u64::from_be_bytes(iv);
     let sealed = match kind {
-        KtlsType::Stream => CryptoInfo::tls12_gcm(cipher, &key(seed), &salt(seed), number, number)
-            .and_then(|keys| tls::Sealer::new(&keys))
+        KtlsType::Stream => tls::Sealer::new(&tls_keys(seed, number))
             .and_then(|mut sealer| sealer.seal_from(content_type, plaintext, &mut record)),
-        KtlsType::Datagram => {
-            let (epoch, number) = ((number >> 48) as u16, number & ((1 << 48) - 1));
-            EpochKeys::dtls12(cipher, &key(seed), &salt(seed), epoch, number)
-                .and_then(|keys| dtls::Sealer::new(&keys))
-                .and_then(|mut sealer| sealer.seal_from(content_type, plaintext, &mut record))
-        }
+        KtlsType::Datagram => dtls::Sealer::new(&dtls_keys(seed, number))
+            .and_then(|mut sealer| sealer.seal_from(content_type, plaintext, &mut record)),
     };
     sealed.expect("a record");
     record

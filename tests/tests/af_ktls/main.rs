@@ -9,12 +9,15 @@ mod calls;
 mod ground;
 mod handling;
 mod names;
+mod openssl;
+mod rehandshake;
 mod sizes;
 mod transfer;
 
 use ground::Ground;
+use rustix::io::Errno;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use uktls::client::af_ktls::KtlsType;
+use uktls::client::af_ktls::*;
 
 /// One row.
 pub struct Case {
@@ -37,12 +40,13 @@ macro_rules! table {
 }
 use table;
 
-const TABLES: [&[Case]; 5] = [
+const TABLES: [&[Case]; 6] = [
     names::CASES,
     calls::CASES,
     transfer::CASES,
     handling::CASES,
     sizes::CASES,
+    rehandshake::CASES,
 ];
 
 fn run_all(ground: &mut Ground, kind: KtlsType) {
@@ -67,6 +71,35 @@ fn names_are_unique() {
     let all = names.len();
     names.dedup();
     assert_eq!(names.len(), all);
+}
+
+/// Keys are read back by the owner only, and by nobody where the daemon says so; numbers are no secret.
+fn keys_stay(ground: &mut Ground) {
+    for kind in ground::BOTH {
+        ground.kind = kind;
+        let pair = ground.armed();
+        for option in [
+            KTLS_GET_KEY_RECV,
+            KTLS_GET_KEY_SEND,
+            KTLS_GET_SALT_RECV,
+            KTLS_GET_SALT_SEND,
+        ] {
+            let error = pair.left.getsockopt(AF_KTLS, option, &mut [0; 16]);
+            assert_eq!(ground::errno(error), Errno::PERM, "option {option}");
+        }
+        assert_eq!(ground::get(&pair.left, KTLS_GET_IV_SEND), ground::IV);
+        assert_eq!(ground::get(&pair.left, KTLS_GET_IV_RECV), ground::IV);
+    }
+}
+
+#[test]
+fn keys_stay_in_process() {
+    ground::in_process(true, keys_stay);
+}
+
+#[test]
+fn keys_stay_in_daemons() {
+    ground::daemons(&["--no-key-export"], keys_stay);
 }
 
 #[test]

@@ -127,7 +127,7 @@ impl Association {
                 let keys = EpochKeys::dtls12(cipher, material.key, material.salt, epoch, sequence)
                     .map_err(|_| Errno::BADMSG)?;
                 self.put_in_force(way, &keys)?;
-                options.armed(way, cipher);
+                options.armed(way);
                 Ok(())
             }
         }
@@ -147,7 +147,7 @@ impl Association {
     pub(super) fn set_keys(&self, way: Way, keys: &EpochKeys) -> io::Result<()> {
         let mut options = self.options();
         self.put_in_force(way, keys)?;
-        options.armed(way, keys.cipher());
+        options.given(way, keys.cipher(), keys.key(), keys.iv());
         Ok(())
     }
 

@@ -139,9 +139,17 @@ impl Options {
         parts.armed || (parts.key.is_some() && parts.salt.is_some())
     }
 
-    /// A direction's keys of this cipher are in force.
-    pub(super) fn armed(&mut self, way: Way, cipher: CipherSuite) {
+    /// A direction was given these as a whole, and they are in force.
+    pub(super) fn given(&mut self, way: Way, cipher: CipherSuite, key: &[u8], salt: &[u8]) {
         self.cipher = cipher;
+        let parts = self.parts_mut(way);
+        parts.key = Some(Zeroizing::new(key.to_vec()));
+        parts.salt = Some(Zeroizing::new(salt.to_vec()));
+        self.armed(way);
+    }
+
+    /// What was set of a direction is in force.
+    pub(super) fn armed(&mut self, way: Way) {
         let parts = self.parts_mut(way);
         (parts.armed, parts.changed) = (true, false);
         parts.iv = None;
@@ -257,6 +265,11 @@ impl Options {
         };
         set.map(Get::Value).ok_or(Errno::BADMSG)
     }
+}
+
+/// The direction that an option is about, if it is about one.
+pub(super) fn way_of(option: i32) -> Option<Way> {
+    meaning(option).map(|(way, _)| way)
 }
 
 fn meaning(option: i32) -> Option<(Way, Part)> {

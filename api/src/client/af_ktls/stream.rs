@@ -7,7 +7,7 @@
 //! and half-changed keys must seal nothing. Keys for receiving are in force at once, so that the descriptor can tell of records;
 //! the stack keeps the first record under them sealed until it opens.
 
-use super::options::{Get, Options, Part, Set};
+use super::options::{Get, Options, Part, Set, way_of};
 use super::{KtlsFlags, KtlsReceived, KtlsType, Way};
 use crate::client::receive::{Reader, Step};
 use crate::client::send::MAX_RECORD;
@@ -98,22 +98,18 @@ impl Attachment {
 
     pub(super) fn get(&self, option: i32, room: usize) -> io::Result<Zeroizing<Vec<u8>>> {
         let mut options = self.options();
+        if way_of(option) == Some(Way::Send) {
+            // Key and salt arm the direction: from then on it is the daemon that tells its keys, or does not.
+            self.commit(&mut options, Way::Send)?;
+        }
         let (way, part) = match options.get(option, room)? {
             Get::Value(value) => return Ok(value),
             Get::InForce(way, part) => (way, part),
         };
-        self.commit(&mut options, way)?;
         let value = match part {
             Part::Iv => self.sequence(way)?.to_be_bytes().to_vec(),
             Part::Key => self.keys(way)?.key().to_vec(),
-            Part::Salt => {
-                let keys = self.keys(way)?;
-                let salt = match keys.cipher() {
-                    CipherSuite::ChaCha20Poly1305 => keys.iv(),
-                    _ => keys.salt(),
-                };
-                salt.to_vec()
-            }
+            Part::Salt => salt_of(&self.keys(way)?).to_vec(),
         };
         Ok(Zeroizing::new(value))
     }
@@ -167,7 +163,7 @@ impl Attachment {
         }
         .map_err(|_| Errno::BADMSG)?;
         self.put_in_force(way, &keys)?;
-        options.armed(way, cipher);
+        options.armed(way);
         Ok(())
     }
 
@@ -178,7 +174,7 @@ impl Attachment {
         }
         let mut options = self.options();
         self.put_in_force(way, keys)?;
-        options.armed(way, keys.cipher());
+        options.given(way, keys.cipher(), keys.key(), salt_of(keys));
         Ok(())
     }
 
@@ -322,6 +318,14 @@ impl Attachment {
     /// Whether reading has stopped for good.
     pub(super) fn has_failed(&self) -> bool {
         self.under.shared().receive().attached_error().is_some()
+    }
+}
+
+/// The part of the nonce that does not travel, as AF_KTLS has it.
+fn salt_of(keys: &CryptoInfo) -> &[u8] {
+    match keys.cipher() {
+        CipherSuite::ChaCha20Poly1305 => keys.iv(),
+        _ => keys.salt(),
     }
 }
 

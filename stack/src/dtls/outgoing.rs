@@ -10,7 +10,7 @@ mod memory;
 use super::end::{FromClient, RecordEnd, RecordEvent};
 use super::taken::{First, Staging, Taken};
 use crate::client_fd::ClientFd;
-use crate::emit::file::{FileRange, READ_AHEAD, Way, answer};
+use crate::emit::file::{FileRange, PAGE, READ_AHEAD, Way, answer, prefetch};
 use crate::emit::job::{Helped, Job, JobKind};
 use crate::mark::Mark;
 use memory::MemoryRange;
@@ -420,7 +420,14 @@ impl Outgoing {
         };
         let mut batch = sealer.batch();
         let sealed = window.with(offset, |bytes| {
-            for plaintext in bytes[..take].chunks(payload) {
+            // Where the next page begins that was not asked for yet; those of a record are asked for two pages before it.
+            let mut page = PAGE - (offset % PAGE as u64) as usize;
+            for (i, plaintext) in bytes[..take].chunks(payload).enumerate() {
+                let ahead = (i * payload + 2 * PAGE).min(bytes.len());
+                while page < ahead {
+                    prefetch(&bytes[page..bytes.len().min(page + PAGE)]);
+                    page += PAGE;
+                }
                 let record = &mut buffer[run.len..run.len + plaintext.len() + overhead];
                 batch.seal_from(ContentType::APPLICATION_DATA, plaintext, record)?;
                 run.len += record.len();

@@ -26,9 +26,9 @@ use std::sync::Arc;
 const FIRST_WINDOW: u64 = 4 * 1024 * 1024;
 /// Bytes that a helper maps at most. Each window costs two hand-overs between threads.
 const LAST_WINDOW: u64 = 64 * 1024 * 1024;
-/// Bytes of a page, of a line of the cache, and lines that are asked for at the beginning of a page.
-#[cfg(target_arch = "x86_64")]
-const PAGE: usize = 4096;
+/// Bytes of a page, as far as [`prefetch`] is concerned.
+pub const PAGE: usize = 4096;
+/// Bytes of a line of the cache, and lines that are asked for at the beginning of a page.
 #[cfg(target_arch = "x86_64")]
 const CACHE_LINE: usize = 64;
 #[cfg(target_arch = "x86_64")]

@@ -4,8 +4,9 @@
 //! only later, and so are the secrets that must stand in front of the first packet they open. So packets wait in memory
 //! until the run is over; recording is for looking at a run, not for long ones.
 //!
-//! Decryption needs a handshake in the file: the secrets are named by a ClientHello's random, and a key log has no other way to say what opens what.
-//! Keys that programs make up and set on their sockets, as most tests of DTLS do, open nothing in Wireshark; headers, epochs, numbers and comments are there.
+//! Decryption needs a handshake in the file: a key log names a master secret by the ClientHello's random, and keys are derived from it. For
+//! DTLS 1.2 Wireshark has to see ClientHello, ServerHello and each side's ChangeCipherSpec. Keys that a program makes up and sets on its sockets, as
+//! most tests of DTLS do, open nothing there: what is to be seen then is headers, epochs, numbers and comments.
 //!
 //! Each packet is there once, as it left its host; what arrives when is not in the file. The interface is named after the host. Times are virtual time since [`EPOCH`], so the
 //! same run gives the same file.

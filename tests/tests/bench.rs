@@ -84,3 +84,45 @@ fn idle_prints_what_a_connection_costs() {
     let metrics = bench(&["idle", "--conns", "100", "--file-size", "16M"]);
     assert_eq!(names(&metrics), [("bytes_per_connection", None)]);
 }
+
+#[test]
+fn sim_counts_data_packets_with_loss_and_without() {
+    let metrics = bench(&["sim", "--bytes", "8M", "--rounds", "1"]);
+    let of_both = [
+        "packets_per_second",
+        "throughput",
+        "acknowledgements_per_second",
+    ];
+    let expected: Vec<String> = (of_both.iter().map(|name| name.to_string()))
+        .chain(of_both.iter().map(|name| format!("{name}_loss_1")))
+        .collect();
+    let names: Vec<&str> = names(&metrics).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn loss_compares_with_linux_and_says_how_sure_it_is() {
+    let metrics = bench(&[
+        "loss",
+        "--cells",
+        "goodput_1pct_10ms,fairness_4",
+        "--seconds",
+        "1",
+        "--runs",
+        "2",
+    ]);
+    let linux = Some("linux-cubic");
+    assert_eq!(
+        names(&metrics),
+        [
+            ("goodput_1pct_10ms", linux),
+            ("fairness_4", linux),
+            ("geometric_mean", linux),
+            ("wire_late", None),
+        ]
+    );
+    for metric in [&metrics[0], &metrics[2]] {
+        let bound = |name: &str| metric[name].as_f64().expect("a bound");
+        assert!(bound("ratio_low") <= bound("ratio_high"), "{metric}");
+    }
+}

@@ -24,6 +24,8 @@ use uktls_stack::sim::link::{Dice, Knobs, Loss, Rate, Reorder};
 use uktls_stack::sim::random::{Chance, Stream};
 
 const BENCH: &str = "loss";
+/// A cell whose whole interval lies below this ratio fails the requirement.
+const WORST: f64 = 0.95;
 const PEER: &str = "linux-cubic";
 
 /// The bottleneck.
@@ -350,6 +352,7 @@ fn report(cells: &[Cell], results: &[[Vec<Outcomes>; 2]]) -> Report {
     let mut late: Vec<f64> = Vec::new();
     // By run, the logarithms of the ratios of the grid's cells.
     let mut grid: Vec<Vec<f64>> = Vec::new();
+    let mut below: Vec<&str> = Vec::new();
     for (cell, [linux, ours]) in cells.iter().zip(results) {
         late.extend(linux.iter().chain(ours).map(|run| run.late_mean));
         if cell.flows > 1 {
@@ -366,7 +369,11 @@ fn report(cells: &[Cell], results: &[[Vec<Outcomes>; 2]]) -> Report {
             .collect();
         let [value, peer] = [ours, linux].map(|runs| geometric(runs.iter().map(goodput)));
         let metric = Metric::beside(BENCH, &cell.name, "Mbit/s", value, PEER, peer);
-        report.metric(metric.between(Interval::of_logarithms(&ratios)));
+        let interval = Interval::of_logarithms(&ratios);
+        if interval.is_some_and(|interval| interval.high < WORST) {
+            below.push(&cell.name);
+        }
+        report.metric(metric.between(interval));
         if cell.grid {
             grid.resize(grid.len().max(ratios.len()), Vec::new());
             for (run, ratio) in ratios.into_iter().enumerate() {
@@ -382,6 +389,13 @@ fn report(cells: &[Cell], results: &[[Vec<Outcomes>; 2]]) -> Report {
         let metric = Metric::beside(BENCH, "geometric_mean", "ratio", mean, PEER, 1.0);
         report.metric(metric.between(Interval::of_logarithms(&means)));
     }
+    report.note(match &below[..] {
+        [] => format!("No cell's interval lies wholly below {WORST} of Linux's goodput."),
+        below => format!(
+            "Wholly below {WORST} of Linux's goodput: {}.",
+            below.join(", ")
+        ),
+    });
     if let Some(late) = median(&late) {
         report.metric(Metric::alone(BENCH, "wire_late", "us", late));
     }
@@ -447,7 +461,10 @@ mod tests {
             [runs([10, 10]), runs([5, 5])],
             [vec![outcomes(&[1, 1, 1, 1])], vec![outcomes(&[1, 1, 1, 1])]],
         ];
-        let json = report(&cells, &results).json();
+        let report = report(&cells, &results);
+        let below = "Wholly below 0.95 of Linux's goodput: goodput_1pct_50ms.";
+        assert!(report.table().contains(below), "{}", report.table());
+        let json = report.json();
         let lines: Vec<&str> = json.lines().collect();
         assert!(
             lines[0].contains(r#""metric":"goodput_1pct_10ms","unit":"Mbit/s","value":28.28"#),

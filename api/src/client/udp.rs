@@ -183,6 +183,12 @@ impl UdpSocket {
         self.recv_from(buf).map(|(len, _)| len)
     }
 
+    /// As [`recv`](Self::recv), but `EAGAIN` where it would wait, whatever the descriptor's own mode.
+    #[cfg(feature = "openssl")]
+    pub(crate) fn try_recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.receive(buf, RecvFlags::DONTWAIT).map(|(len, _)| len)
+    }
+
     /// One datagram, whoever sent it.
     fn receive_from_anybody(
         &self,

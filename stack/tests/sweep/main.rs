@@ -147,10 +147,16 @@ struct Transfer {
     window: usize,
     start: Duration,
     v6: bool,
-    /// One of its hosts crashes.
-    orphaned: bool,
+    /// Whether the client's host crashes, and the server's.
+    crashes: [bool; 2],
     /// Somebody on the way changes bits so that checksums still hold.
     forged: bool,
+}
+
+impl Transfer {
+    fn orphaned(&self) -> bool {
+        self.crashes.contains(&true)
+    }
 }
 
 /// Bytes that only this transfer's direction has.
@@ -233,7 +239,7 @@ async fn end(stream: TcpStream, seed: u64, plan: Transfer, is_client: bool) -> i
         // The stack may have let go of a socket whose both directions are done.
         Reason::CleanEnd | Reason::Aborted => Ok(()),
         // It had read everything, and what it had written last the other end has forgotten, or refused.
-        Reason::Reset if plan.orphaned || plan.forged => Ok(()),
+        Reason::Reset if plan.orphaned() || plan.forged => Ok(()),
         other => panic!("transfer {} ended as {other:?}: {plan:?}", plan.number),
     }
 }
@@ -446,7 +452,17 @@ fn justified(plan: &Transfer, error: &io::Error) -> bool {
             | io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkDown
     );
-    (plan.forged && (refused || gone)) || (plan.orphaned && gone)
+    (plan.forged && (refused || gone)) || (plan.orphaned() && gone)
+}
+
+/// How an end came out: in time or not, and how then.
+type Outcome = Result<Result<io::Result<()>, sim::Elapsed>, sim::Crashed>;
+
+/// Whether the client (0) or the server (1) may wait for ever. An end with nothing left to send hears of a peer that is gone by a
+/// reset alone, and a host that crashed sends none; that of a peer that refused a forged record can be lost.
+fn may_wait(plan: &Transfer, at: usize, other: &Outcome) -> bool {
+    let refused = matches!(other, Ok(Ok(Err(_))));
+    plan.crashes[1 - at] || (plan.forged && refused)
 }
 
 fn world(net: &Net, done: &Rc<Cell<[u64; 2]>>) {
@@ -536,7 +552,7 @@ fn world(net: &Net, done: &Rc<Cell<[u64; 2]>>) {
             window: choices.pick(&[4_096, 65_536, 1 << 20]),
             start: choices.micros(3_000_000),
             v6,
-            orphaned: victim.is_some_and(|victim| victim == from || victim == to),
+            crashes: [from, to].map(|host| victim == Some(host)),
             forged,
         };
         transfer(seed, &hosts[from], &hosts[to], &judge, plan, done.clone());
@@ -553,7 +569,7 @@ fn transfer(
     done: Rc<Cell<[u64; 2]>>,
 ) {
     let port = 1000 + plan.number;
-    let patience = if plan.orphaned { ORPHAN } else { PATIENCE };
+    let patience = if plan.orphaned() { ORPHAN } else { PATIENCE };
     let options = SocketOptions {
         receive_buffer: plan.window,
         ..SocketOptions::default()
@@ -568,7 +584,7 @@ fn transfer(
                 let (stream, _) = listener.accept().await?;
                 end(stream, seed, plan.clone(), false).await
             };
-            sim::timeout(patience, serve).await?
+            sim::timeout(patience, serve).await
         })
     };
     let asking = {
@@ -580,20 +596,22 @@ fn transfer(
                 let stream = TcpStream::connect_with((address, port), None, options).await?;
                 end(stream, seed, plan.clone(), true).await
             };
-            sim::timeout(patience, ask).await?
+            sim::timeout(patience, ask).await
         })
     };
     let sides = format!("{} and {name}", client.name());
     judge.spawn(async move {
-        for (side, task) in [("client", asking), ("server", serving)] {
-            let outcome = task.await;
+        let outcomes = [asking.await, serving.await];
+        for (at, side) in ["client", "server"].into_iter().enumerate() {
             let mut counts = done.get();
-            match outcome {
-                Ok(Ok(())) => counts[0] += 1,
-                Ok(Err(error)) if justified(&plan, &error) => counts[1] += 1,
-                Err(sim::Crashed) if plan.orphaned => counts[1] += 1,
-                other => panic!(
-                    "transfer {} between {sides}: the {side} ended with {other:?} at {}; {plan:?}",
+            match &outcomes[at] {
+                Ok(Ok(Ok(()))) => counts[0] += 1,
+                Ok(Ok(Err(error))) if justified(&plan, error) => counts[1] += 1,
+                Err(sim::Crashed) if plan.orphaned() => counts[1] += 1,
+                // Nothing else excuses a stall.
+                Ok(Err(sim::Elapsed)) if may_wait(&plan, at, &outcomes[1 - at]) => counts[1] += 1,
+                outcome => panic!(
+                    "transfer {} between {sides}: the {side} ended with {outcome:?} at {}; {plan:?}",
                     plan.number,
                     sim::now()
                 ),
@@ -613,5 +631,8 @@ fn every_run_ends_with_all_bytes_or_the_error_that_its_faults_justify() {
     let [delivered, justified] = done.get();
     println!("{delivered} ends delivered, {justified} ended with a justified error");
     assert!(last.ended > Instant::ZERO);
-    assert!(delivered > justified, "most transfers have nothing to fear");
+    // A run or two may have no transfers, or be all trouble.
+    if delivered + justified > 100 {
+        assert!(delivered > justified, "most transfers have nothing to fear");
+    }
 }

@@ -6,12 +6,13 @@
 //! | a retransmitted range is byte-identical | what is in flight is kept and compared, whatever the boundaries of the segments |
 //! | no plaintext behind the switch to keys | everything sent behind it must have been sealed, and must read as records |
 //! | nothing delivered before its tag is verified | bytes out may not exceed the bytes of opened records; and they are the bytes that went in, forged packets or not |
-//! | bytes in = bytes out + in flight | what programs hand in is kept until the other end hands it out, and compared |
+//! | bytes in = bytes out + in flight | what programs hand in is kept until the other end hands it out, and compared; at a stream's end nothing may be left |
 //! | DTLS records are authentic and come at most once | a digest of every record that is sealed; ranges of the numbers that were handed out |
 //! | their numbers increase on the wire | the headers of every datagram |
 //!
 //! The [`Checker`] believes packets, not the stack: it reads the headers itself. What packets cannot tell, the stack reports by a handful of calls
-//! ([`keys_in_force`](Checker::keys_in_force), [`sealed`](Checker::sealed), [`opened`](Checker::opened), [`handed_in`](Checker::handed_in), [`handed_out`](Checker::handed_out)).
+//! ([`keys_in_force`](Checker::keys_in_force), [`sealed`](Checker::sealed), [`opened`](Checker::opened), [`handed_in`](Checker::handed_in), [`handed_out`](Checker::handed_out),
+//! [`ended`](Checker::ended)).
 //! A call that finds an invariant broken gives a [`Violation`], which ends the run and shows the packet.
 //!
 //! It has to keep up with a million packets a second, so a packet costs one look-up, one hash over its bytes and one copy of its payload; nothing is allocated once the
@@ -411,6 +412,18 @@ impl Checker {
     pub fn handed_out(&mut self, now: Instant, flow: &FlowKey, bytes: &[u8]) -> Verdict {
         let outcome = match self.stream(Ends::from(flow).reverse()) {
             Some(stream) => stream.handed_out(bytes),
+            None => Ok(()),
+        };
+        self.on_socket(now, flow, outcome)
+    }
+
+    /// A program that receives is told that the stream ended as it should.
+    ///
+    /// # Errors
+    /// Bytes went in at the other end that did not come out.
+    pub fn ended(&mut self, now: Instant, flow: &FlowKey) -> Verdict {
+        let outcome = match self.stream(Ends::from(flow).reverse()) {
+            Some(stream) => stream.ended(),
             None => Ok(()),
         };
         self.on_socket(now, flow, outcome)

@@ -643,14 +643,13 @@ impl TcpStream {
             content_type: ContentType::APPLICATION_DATA,
             end_of_record: false,
         };
-        if shared.finished {
+        let error = shared.closed.and_then(error_of);
+        if shared.finished || (shared.closed.is_some() && error.is_none()) {
+            shared.watch.ended(&shared.flow);
             return Poll::Ready(Ok(end));
         }
-        if let Some(reason) = shared.closed {
-            return Poll::Ready(match error_of(reason) {
-                Some(error) => Err(errno(error)),
-                None => Ok(end),
-            });
+        if let Some(error) = error {
+            return Poll::Ready(Err(errno(error)));
         }
         shared.reader = Some(cx.waker().clone());
         self.waits_for(Waiting::Read(self.local, self.remote));

@@ -186,4 +186,10 @@ impl Watch {
         let verdict = self.checker().handed_out(self.now(), flow, bytes);
         self.note(verdict);
     }
+
+    /// A program was told that nothing more comes.
+    pub(super) fn ended(&self, flow: &FlowKey) {
+        let verdict = self.checker().ended(self.now(), flow);
+        self.note(verdict);
+    }
 }

@@ -307,3 +307,112 @@ impl Checker {
         self.datagrams.sent(packet)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::invariant::Cause;
+    use crate::sim::packets::udp;
+    use uktls_record::suite::CipherSuite;
+
+    const CLIENT: &str = "10.0.0.1:40000";
+    const SERVER: &str = "10.0.0.2:4433";
+
+    fn client() -> FlowKey {
+        FlowKey {
+            local: CLIENT.parse().expect("literal"),
+            remote: SERVER.parse().expect("literal"),
+        }
+    }
+
+    fn server() -> FlowKey {
+        Ends::from(&client()).reverse().into()
+    }
+
+    fn keys() -> EpochKeys {
+        EpochKeys::dtls12(CipherSuite::Aes128Gcm, &[7; 16], &[7; 4], 1, 0)
+            .expect("the right lengths")
+    }
+
+    /// A client whose epoch 1 has sealed the records 0, 1, 2 and so on with these contents.
+    fn sealed(contents: &[&[u8]]) -> Checker {
+        let mut checker = Checker::new(1);
+        checker.datagrams_sealed_with(&client(), &keys());
+        for (number, content) in (0..).zip(contents) {
+            let record = Record::new(1, number, 23, content);
+            checker
+                .datagram_sealed(Instant::ZERO, &client(), &keys(), record)
+                .expect("a new nonce");
+        }
+        checker
+    }
+
+    /// The client sends a record of epoch 1.
+    fn send(checker: &mut Checker, number: u8) -> Verdict {
+        let record = [23, 254, 253, 0, 1, 0, 0, 0, 0, 0, number, 0, 2, b'x', b'y'];
+        checker.sent(
+            Instant::ZERO,
+            0,
+            &udp(CLIENT, SERVER, &record),
+            Cause::First,
+        )
+    }
+
+    /// The program at the server is handed a record of epoch 1.
+    fn open(checker: &mut Checker, life: u64, number: u64, content: &[u8]) -> Verdict {
+        let record = Record::new(1, number, 23, content);
+        checker.datagram_opened(Instant::ZERO, &server(), life, record)
+    }
+
+    fn broken(verdict: Verdict, what: &str) {
+        let violation = verdict.expect_err("the invariant is broken");
+        assert!(violation.what.contains(what), "{violation}");
+    }
+
+    #[test]
+    fn a_record_on_the_wire_that_was_never_sealed_is_seen() {
+        let mut checker = sealed(&[b"zero", b"one"]);
+        send(&mut checker, 1).expect("sealed");
+        broken(
+            send(&mut checker, 2),
+            "never sealed is on the wire: epoch 1 #2",
+        );
+    }
+
+    #[test]
+    fn numbers_that_do_not_increase_on_the_wire_are_seen() {
+        for (first, second) in [(1, 0), (1, 1)] {
+            let mut checker = sealed(&[b"zero", b"one", b"two"]);
+            send(&mut checker, first).expect("sealed");
+            let what = format!("do not increase: epoch 1 #{second} comes behind #{first}");
+            broken(send(&mut checker, second), &what);
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_delivered_other_than_sealed_is_seen() {
+        let mut checker = sealed(&[b"zero", b"one"]);
+        open(&mut checker, 1, 1, b"one").expect("sealed so");
+        broken(
+            open(&mut checker, 1, 0, b"nil"),
+            "never sealed, or not so: epoch 1 #0",
+        );
+        broken(
+            open(&mut checker, 1, 2, b"two"),
+            "never sealed, or not so: epoch 1 #2",
+        );
+    }
+
+    #[test]
+    fn a_record_that_is_delivered_twice_is_seen() {
+        let mut checker = sealed(&[b"zero", b"one"]);
+        open(&mut checker, 1, 1, b"one").expect("the first time");
+        open(&mut checker, 1, 0, b"zero").expect("out of order is fine");
+        // A host that crashed has forgotten what it received.
+        open(&mut checker, 2, 1, b"one").expect("in another life");
+        broken(
+            open(&mut checker, 1, 1, b"one"),
+            "delivered twice: epoch 1 #1",
+        );
+    }
+}

@@ -81,6 +81,7 @@ pub(super) enum Broken {
     Other { at: u64, went_in: u8, came_out: u8 },
     Surplus { at: u64, surplus: u64 },
     NotVerified { verified: u64, out: u64 },
+    Missing { at: u64, missing: usize },
 }
 
 impl std::fmt::Display for Broken {
@@ -113,6 +114,10 @@ impl std::fmt::Display for Broken {
             Broken::NotVerified { verified, out } => write!(
                 f,
                 "delivered before its tag was verified: {out} bytes are out, {verified} were verified"
+            ),
+            Broken::Missing { at, missing } => write!(
+                f,
+                "a stream ends, and bytes that went in did not come out: {missing} behind the {at} that did"
             ),
         }
     }
@@ -427,6 +432,19 @@ impl Stream {
                 came_out: *byte,
             }),
             None => Ok(()),
+        }
+    }
+
+    /// A program was told that nothing more comes.
+    pub(super) fn ended(&self) -> Result<(), Broken> {
+        // A forger may have ended it, or made a plain byte into something else.
+        let comparable = !self.forged && self.tx_switch == self.rx_switch;
+        match &self.inside {
+            Some(inside) if comparable && !inside.is_empty() => Err(Broken::Missing {
+                at: self.counts.handed_out,
+                missing: inside.len(),
+            }),
+            _ => Ok(()),
         }
     }
 }

@@ -308,6 +308,36 @@ fn bytes_that_come_out_other_than_they_went_in_are_seen() {
 }
 
 #[test]
+fn bytes_that_are_missing_at_a_streams_end_are_seen() {
+    let mut history = History::open();
+    history.checker.handed_in(&client(), b"one two");
+    history.send(0, b"one two").expect("new");
+    history.out(b"one ").expect("what went in");
+    broken(
+        history.checker.ended(history.now, &server()),
+        "did not come out: 3 behind the 4 that did",
+        "server:443→client:40000",
+    );
+    history.out(b"two").expect("the rest");
+    history
+        .checker
+        .ended(history.now, &server())
+        .expect("everything came out");
+    // Whoever forges a segment may forge an end.
+    history.checker.handed_in(&client(), b"three");
+    let seq = ISN.wrapping_add(8);
+    let forged = tcp(CLIENT, SERVER, seq, Some(7001), Flags::NONE, b"three");
+    history
+        .checker
+        .forged(history.now, 0, &forged)
+        .expect("an event");
+    history
+        .checker
+        .ended(history.now, &server())
+        .expect("excused");
+}
+
+#[test]
 fn a_forged_packet_excuses_plain_bytes_and_never_opened_ones() {
     let forged = tcp(
         CLIENT,

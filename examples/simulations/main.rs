@@ -84,7 +84,7 @@ fn every_simulation_repeats() {
     let mut hashes = String::new();
     for (name, scenario) in ALL {
         for seed in [1, 2] {
-            let runs = Runs::from_env().seeds(seed, 1).check_determinism(true);
+            let runs = Runs::from_env().only(seed, 1).check_determinism(true);
             let report = runs.run(scenario);
             writeln!(hashes, "{name} seed {seed}: {:016x}", report.hash)
                 .expect("memory takes everything");

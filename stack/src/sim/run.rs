@@ -106,7 +106,8 @@ pub struct Failure {
     pub last: Vec<String>,
     /// What had gone wrong until then.
     pub schedule: Schedule,
-    /// The least of it that still fails so, when that was asked for.
+    /// The least of it that still fails so, when that was asked for. `None` too when not even the whole of it fails again: then
+    /// something is at work that no schedule knows.
     pub shrunk: Option<Schedule>,
 }
 
@@ -263,7 +264,11 @@ pub(super) fn run_to_end(world: &Rc<World>, limit: Duration) -> Result<Report, B
     });
     let outcome = match outcome {
         Ok(outcome) => outcome,
-        Err((message, place)) => Err(failure(world, FailureKind::Panic(place), message)),
+        // What broke an invariant may be what the program's own assertion then met: the invariant says more.
+        Err((message, place)) => Err(match world.watch.take_violation() {
+            Some(violation) => broken(world, &violation),
+            None => failure(world, FailureKind::Panic(place), message),
+        }),
     };
     let mut checker = world.watch.checker();
     if let Err(error) = checker.write_recording() {
@@ -368,8 +373,16 @@ impl Runs {
         }
     }
 
-    /// `count` seeds from `first` on, whatever the environment says of seeds.
-    pub fn seeds(mut self, first: u64, count: u64) -> Runs {
+    /// `count` seeds from `first` on, unless `UKTLS_SEED` says which: the command that a failure prints must repeat that failure.
+    pub fn seeds(self, first: u64, count: u64) -> Runs {
+        if std::env::var_os("UKTLS_SEED").is_some() {
+            return self;
+        }
+        self.only(first, count)
+    }
+
+    /// `count` seeds from `first` on, whatever the environment says of seeds: for tests that know what these seeds do.
+    pub fn only(mut self, first: u64, count: u64) -> Runs {
         (self.first, self.count) = (first, count.max(1));
         self
     }
@@ -431,12 +444,16 @@ impl Runs {
         if !self.twice {
             return self.once(seed, None, Journaling::None, build).0;
         }
-        let (report, journal) = self.once(seed, None, Journaling::Keep, build);
-        let report = report?;
+        let (first, journal) = self.once(seed, None, Journaling::Keep, build);
         let journal = journal.expect("it was asked for");
-        self.once(seed, None, Journaling::Compare(journal), build)
-            .0?;
-        Ok(report)
+        let (second, _) = self.once(seed, None, Journaling::Compare(journal), build);
+        match (first, second) {
+            // A failure that only one of the two has is best explained by where they part.
+            (_, Err(second)) if second.kind == FailureKind::Nondeterminism => Err(second),
+            (Err(first), _) => Err(first),
+            (Ok(_), Err(second)) => Err(second),
+            (Ok(report), Ok(_)) => Ok(report),
+        }
     }
 
     fn once(
@@ -465,10 +482,9 @@ impl Runs {
         });
         if let Err((message, place)) = built {
             net.world.end();
-            return (
-                Err(failure(&net.world, FailureKind::Panic(place), message)),
-                None,
-            );
+            let failure = failure(&net.world, FailureKind::Panic(place), message);
+            let journal = net.world.watch.checker().take_journal();
+            return (Err(failure), journal);
         }
         let outcome = run_to_end(&net.world, self.limit);
         let journal = net.world.watch.checker().take_journal();
@@ -482,8 +498,8 @@ impl Runs {
                 .0;
             outcome.is_err_and(|other| other.kind == failure.kind)
         };
-        let least = shrink(&failure.schedule, MAX_SHRINK_RUNS, fails);
-        failure.shrunk = Some(least.schedule);
+        failure.shrunk =
+            shrink(&failure.schedule, MAX_SHRINK_RUNS, fails).map(|least| least.schedule);
         failure
     }
 }
@@ -494,4 +510,30 @@ impl Runs {
 /// When a run fails; see [`Net::run`].
 pub fn run(build: impl Fn(&Net)) -> Report {
     Runs::from_env().run(build)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invariant_that_breaks_goes_before_the_panic_that_follows() {
+        let net = Net::new(1);
+        let host = net.host("host", "10.0.0.1");
+        let world = net.world.clone();
+        host.spawn(async move {
+            world.watch.note(Err(Box::new(Violation {
+                now: world.now(),
+                what: "the planted violation".to_owned(),
+                packet: String::new(),
+            })));
+            panic!("what the program makes of it");
+        });
+        let failure = net.try_run().expect_err("both are failures");
+        assert_eq!(failure.kind, FailureKind::Invariant);
+        assert!(
+            failure.detail.contains("the planted violation"),
+            "{failure}"
+        );
+    }
 }

@@ -36,7 +36,7 @@ fn a_deadlock_says_who_waits_on_what() {
 #[test]
 fn a_panic_ends_the_run_with_time_place_and_packets() {
     let failure = Runs::from_env()
-        .seeds(42, 3)
+        .only(42, 3)
         .try_run(|net| {
             let (client, server) = two(net, lossy(0));
             serve(&server, "0.0.0.0:7", echo);
@@ -104,7 +104,7 @@ fn a_clock_that_stands_still_and_one_that_runs_on_are_both_noticed() {
 fn a_failing_schedule_shrinks_to_what_matters() {
     // A "bug" that shows when a certain packet is lost: the connection takes more than half a second.
     let failure = Runs::from_env()
-        .seeds(1, 50)
+        .only(1, 50)
         .shrink(true)
         .try_run(|net| {
             let (client, server) = two(net, lossy(4));

@@ -1,6 +1,8 @@
 //! Ways through the network, and what becomes of packets that have none.
 
 use super::{echo, exchange, lossy, noise, serve, two};
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration as StdDuration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use uktls_stack::clock::{Duration, Instant};
@@ -61,7 +63,7 @@ fn every_seed_can_be_run_twice_and_compared() {
 
 #[test]
 fn what_differs_between_two_runs_is_named() {
-    let runs = std::cell::Cell::new(0u8);
+    let runs = Cell::new(0u8);
     let failure = Runs::from_env()
         .seeds(1, 1)
         .check_determinism(true)
@@ -79,7 +81,44 @@ fn what_differs_between_two_runs_is_named() {
         })
         .expect_err("the runs differ");
     assert_eq!(failure.kind, FailureKind::Nondeterminism);
-    assert!(failure.detail.contains("first run:"), "{failure}");
+    let detail: Vec<&str> = failure.detail.lines().collect();
+    // The connection's first byte is the first that differs, and both packets are shown decoded.
+    for run in ["first run: ", "second run: "] {
+        let line = detail.iter().find_map(|line| line.trim().strip_prefix(run));
+        let line = line.unwrap_or_else(|| panic!("no {run:?} in\n{failure}"));
+        assert!(
+            line.contains(" client→server TCP ") && line.contains(" len 1"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_test_that_fails_every_other_time_is_said_to_differ() {
+    let runs = Cell::new(0u8);
+    let differing = |fails: u8| {
+        runs.set(0);
+        let runs = &runs;
+        Runs::from_env()
+            .seeds(1, 1)
+            .check_determinism(true)
+            .try_run(move |net| {
+                let (client, server) = two(net, lossy(0));
+                serve(&server, "0.0.0.0:7", echo);
+                runs.set(runs.get() + 1);
+                let flaky = fails & runs.get() != 0;
+                client.spawn(async move {
+                    let stream = TcpStream::connect("server:7").await.expect("connected");
+                    assert!(!flaky, "bad luck");
+                    exchange(stream, noise(1, 1_000)).await;
+                });
+            })
+            .expect_err("at least one of them fails")
+            .kind
+    };
+    assert_eq!(differing(1), FailureKind::Nondeterminism);
+    // Twice the same failure is that failure.
+    assert!(matches!(differing(3), FailureKind::Panic(_)));
 }
 
 #[test]
@@ -242,15 +281,26 @@ fn a_way_that_swallows_what_is_too_large_is_found_out_by_any_segment() {
 }
 
 #[test]
-fn a_partition_stops_everything_until_it_heals() {
+fn a_partition_stops_everything_or_one_way_until_it_heals() {
     let net = Net::new(1);
     let (client, server) = two(&net, lossy(0));
-    serve(&server, "0.0.0.0:7", echo);
+    let arrived = Rc::new(Cell::new(0));
+    let counted = arrived.clone();
+    serve(&server, "0.0.0.0:7", move |mut stream| {
+        let arrived = counted.clone();
+        async move {
+            let mut question = [0; 2];
+            while stream.read_exact(&mut question).await.is_ok() {
+                arrived.set(arrived.get() + 1);
+                stream.write_all(&question).await.expect("queued");
+            }
+        }
+    });
     let (handle, a, b) = (net.clone(), client.clone(), server.clone());
     client.spawn(async move {
         let mut stream = TcpStream::connect("server:7").await.expect("connected");
         let mut answer = [0; 2];
-        for one_way in [true, false] {
+        for (one_way, meanwhile, afterwards) in [(true, 1, 1), (false, 1, 2)] {
             if one_way {
                 handle.partition_one_way(&b, &a);
             } else {
@@ -259,8 +309,11 @@ fn a_partition_stops_everything_until_it_heals() {
             stream.write_all(b"hi").await.expect("queued");
             let waited = sim::timeout(Duration::from_secs(5), stream.read_exact(&mut answer)).await;
             assert!(waited.is_err(), "a partition let something through");
+            // The other way stays open.
+            assert_eq!(arrived.get(), meanwhile, "one way: {one_way}");
             handle.heal();
             stream.read_exact(&mut answer).await.expect("healed");
+            assert_eq!(arrived.get(), afterwards);
         }
     });
     net.run();

@@ -78,7 +78,7 @@ fn shrunk(
     bug: &'static str,
     harm: impl AsyncFn(&Net, &Host, &Link, &Host) + Copy + 'static,
 ) -> Box<Failure> {
-    let runs = Runs::from_env().seeds(3, 1);
+    let runs = Runs::from_env().only(3, 1);
     let calm = runs
         .clone()
         .try_run(|net| build(net, bug, async |_, _, _, _| {}));

@@ -150,7 +150,8 @@ impl Fault {
     }
 
     /// Packets in which the connection's `nth` TLS record begins, or with [`Fault::content_type`] its `nth` record of that type. The first is 1. A segment
-    /// sent again carries the same record as it did before.
+    /// sent again carries the same record as it did before. No datagram matches: DTLS numbers its records itself, and DTLS 1.3 hides the
+    /// numbers; [`Fault::dtls_epoch`] with [`Fault::nth`] counts datagrams.
     pub const fn record(mut self, nth: u64) -> Fault {
         self.record = Some(nth);
         self

@@ -3,7 +3,7 @@
 use super::{echo, exchange, lossy, noise, serve, two};
 use tokio::io::AsyncReadExt;
 use uktls_stack::clock::Duration;
-use uktls_stack::sim::{self, FailureKind, Net, Runs, TcpListener, TcpStream};
+use uktls_stack::sim::{self, Failure, FailureKind, Net, Runs, TcpListener, TcpStream, UdpSocket};
 
 #[test]
 fn a_deadlock_says_who_waits_on_what() {
@@ -31,6 +31,81 @@ fn a_deadlock_says_who_waits_on_what() {
     ] {
         assert!(text.contains(part), "{part:?} is missing in:\n{text}");
     }
+}
+
+#[test]
+fn every_kind_of_waiting_is_named() {
+    let says = |failure: &Failure, parts: &[&str]| {
+        for part in parts {
+            assert!(
+                failure.detail.contains(part),
+                "{part:?} is missing in:\n{failure}"
+            );
+        }
+    };
+    // Without anything that time alone would end, these are a deadlock.
+    let net = Net::new(1);
+    let host = net.host("host", "10.0.0.1");
+    let raw = net.raw_host("raw", "10.0.0.2");
+    net.link(&host, &raw, lossy(0));
+    host.spawn(async {
+        let listener = TcpListener::bind("10.0.0.1:7").await.expect("bound");
+        let _ = listener.accept().await;
+    });
+    host.spawn(async {
+        let waiter = sim::spawn(async {
+            let socket = UdpSocket::bind("10.0.0.1:9").await.expect("bound");
+            let _ = socket.recv(&mut [0; 1]).await;
+        });
+        waiter.await.expect("never");
+    });
+    let own = raw.clone();
+    raw.spawn(async move {
+        own.recv().await;
+    });
+    let failure = net.try_run().expect_err("all of them wait");
+    assert_eq!(failure.kind, FailureKind::Deadlock);
+    says(
+        &failure,
+        &[
+            "on host \"host\" waits for a connection on the listener 10.0.0.1:7",
+            "on host \"host\" waits for a datagram on 10.0.0.1:9",
+            "on host \"raw\" waits for a packet",
+            " to end",
+        ],
+    );
+
+    // A peer that reads nothing, and one that is silent.
+    let net = Net::new(1);
+    let (client, server) = two(&net, lossy(0));
+    let silent = net.raw_host("silent", "10.0.0.3");
+    net.link(&client, &silent, lossy(0));
+    serve(&server, "0.0.0.0:7", async |_stream| {
+        sim::sleep(Duration::from_secs(3600)).await;
+    });
+    client.spawn(async {
+        let stream = TcpStream::connect("server:7").await.expect("connected");
+        let _ = stream.send_all(&noise(1, 4 << 20)).await;
+    });
+    client.spawn(async {
+        let stream = TcpStream::connect("server:7").await.expect("connected");
+        let _ = stream.sendfile(noise(1, 4 << 20)).await;
+    });
+    client.spawn(async {
+        let _ = TcpStream::connect("silent:7").await;
+    });
+    let failure = net
+        .try_run_within(Duration::from_secs(10))
+        .expect_err("all of them wait");
+    assert_eq!(failure.kind, FailureKind::TimeLimit);
+    says(
+        &failure,
+        &[
+            "waits for room to write on 10.0.0.1:",
+            "waits for a sendfile on 10.0.0.1:",
+            "waits for a connection to 10.0.0.3:7 to stand",
+        ],
+    );
 }
 
 #[test]

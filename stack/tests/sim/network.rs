@@ -397,3 +397,29 @@ fn a_link_that_is_down_takes_nothing_and_presets_carry() {
     let report = net.run();
     assert!(report.totals.retransmitted > 0);
 }
+
+#[test]
+fn a_queue_that_marks_slows_a_sender_down_without_a_loss() {
+    let net = Net::new(1);
+    let client = net.host("client", "10.0.0.1");
+    let server = net.host("server", "10.0.0.2");
+    for host in [&client, &server] {
+        host.configure(|config| config.tcp.ecn = true);
+    }
+    let marking = Knobs {
+        ecn_threshold: Some(20),
+        ..lossy(0)
+    };
+    let link = net.link(&client, &server, marking);
+    serve(&server, "0.0.0.0:7", echo);
+    client.spawn(async {
+        let bytes = noise(3, 2_000_000);
+        let stream = TcpStream::connect("server:7").await.expect("connected");
+        assert!(exchange(stream, bytes.clone()).await == bytes);
+    });
+    let report = net.run();
+    let counters = link.counters(Way::There);
+    assert!(counters.marked > 0, "{counters:?}");
+    assert_eq!(counters.overflowed, 0, "{counters:?}");
+    assert_eq!(report.totals.retransmitted, 0, "{report}");
+}

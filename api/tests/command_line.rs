@@ -46,6 +46,10 @@ fn faults_are_one_line_that_says_what_and_status_1() {
             &["noise holds no private key"],
         ),
         (
+            "serve --listen 10.77.0.2:443 --cert cert --key other .",
+            &["cert", "other"],
+        ),
+        (
             "serve --socket ./none.sock --listen 10.77.0.2:443 .",
             &["no uktls daemon at ./none.sock", "uktls up"],
         ),

@@ -92,11 +92,14 @@ pub(crate) fn run(args: Args, globals: &Globals) -> Outcome {
         std::fs::write(path, pem)
             .context(|| format!("cannot write the certificate {}", path.display()))?;
     }
+    // Before a stack is brought up: what is wrong with the certificate, or cannot be had of TLS.
+    let mut tls = server_config(identity, &args.tls.choice(), None).map_err(Failure::new)?;
     let signals = event_loop::Signals::listen().context(|| "cannot wait for signals".into())?;
 
     let (daemon, host) = Host::find_or_start(&args.socket, &args.stack)?;
-    let key_log = args.tls.key_log.for_rustls(&daemon)?;
-    let tls = server_config(identity, &args.tls.choice(), key_log).map_err(Failure::new)?;
+    if let Some(key_log) = args.tls.key_log.for_rustls(&daemon)? {
+        Arc::make_mut(&mut tls).key_log = key_log;
+    }
     // The files are opened as this user, with no more rights than that.
     privileges::drop_all().context(|| "cannot drop privileges".into())?;
     let listeners = args

@@ -30,6 +30,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
+pub use uktls_stack::socket_info::{Reason, SocketKind};
+
 /// Starts every first message, so that a stranger on the socket is recognised.
 pub const MAGIC: [u8; 4] = *b"uktl";
 
@@ -376,34 +378,6 @@ pub struct DtlsStat {
     pub too_long: u64,
 }
 
-/// Why a TCP socket's stream ended, or that it has not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reason {
-    /// Still connecting or open.
-    Open,
-    /// The peer finished its direction in order; on a TLS socket after its close_notify.
-    CleanEnd,
-    /// The peer finished without close_notify, or inside a record: bytes may have been cut off.
-    Truncated,
-    /// The peer reset the connection.
-    Reset,
-    /// The peer, or an ICMP error, refused the connection.
-    Refused,
-    /// Retransmissions or the handshake ran out.
-    TimedOut,
-    /// There is no way to the peer.
-    Unreachable,
-    /// A received record failed; the errno that the API promises (`EBADMSG`, `EMSGSIZE`, `EINVAL`).
-    BadRecord(i32),
-    /// This side ended it: a file that was being sent got shorter or could not be read.
-    FileFailed(i32),
-    /// This side ended it: sequence numbers or the AEAD's limit were used up.
-    KeysExhausted,
-    /// This side ended it for another reason, such as a limit or the daemon's end.
-    Aborted,
-}
-
 /// One direction's keys, without the keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyStat {
@@ -415,18 +389,6 @@ pub struct KeyStat {
     pub rec_seq: u64,
     /// Records that the keys may still protect.
     pub records_left: u64,
-}
-
-/// What kind of socket it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SocketKind {
-    /// A TCP connection.
-    Tcp,
-    /// A listening TCP socket.
-    TcpListener,
-    /// A UDP socket.
-    Udp,
 }
 
 /// TCP's figures.

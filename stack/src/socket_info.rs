@@ -1,11 +1,13 @@
 //! What can be told of a socket from outside: state, ends, path and keys (never the keys themselves).
 
 use crate::tcp::{State, Stats};
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use uktls_record::suite::{CipherSuite, ProtocolVersion};
 
 /// Why a TCP socket's stream ended, or that it has not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// Still connecting or open.
     Open,
@@ -45,7 +47,8 @@ pub struct KeyInfo {
 }
 
 /// What kind of socket it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SocketKind {
     /// A TCP connection, opened or accepted.
     Tcp,

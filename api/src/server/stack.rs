@@ -2,8 +2,8 @@
 
 use super::handle::{Answer, Named, Open, Opened, StackHandle};
 use crate::protocol::{
-    DatagramRequest, DtlsStat, EpochKeyBytes, EpochStat, KeyBytes, KeyStat, Reason, Reply,
-    SocketKind, SocketOptions, SocketRequest, SocketStat, TcpStat,
+    DatagramRequest, DtlsStat, EpochKeyBytes, EpochStat, KeyBytes, KeyStat, Reply, SocketOptions,
+    SocketRequest, SocketStat, TcpStat,
 };
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -99,7 +99,7 @@ impl StackHandle for Handle {
     fn named(&self, cookie: u64) -> Option<Named> {
         self.named(cookie).map(|named| match named {
             stack::Named::Live { id, uid } => Named::Live { id: id.0, uid },
-            stack::Named::Gone(epitaph) => Named::Gone(reason(epitaph.reason)),
+            stack::Named::Gone(epitaph) => Named::Gone(epitaph.reason),
         })
     }
 
@@ -209,11 +209,7 @@ fn dtls_stat(info: &DtlsInfo) -> DtlsStat {
 fn socket_stat(info: &info::SocketInfo) -> SocketStat {
     SocketStat {
         id: info.id,
-        kind: match info.kind {
-            info::SocketKind::Tcp => SocketKind::Tcp,
-            info::SocketKind::TcpListener => SocketKind::TcpListener,
-            info::SocketKind::Udp => SocketKind::Udp,
-        },
+        kind: info.kind,
         shard: u32::try_from(info.shard).unwrap_or(u32::MAX),
         uid: info.uid,
         local: info.local,
@@ -225,7 +221,7 @@ fn socket_stat(info: &info::SocketInfo) -> SocketStat {
         rx: info.rx.as_ref().map(key_stat),
         records_sent: info.records.0,
         records_received: info.records.1,
-        reason: reason(info.reason),
+        reason: info.reason,
         memory: info.memory as u64,
     }
 }
@@ -268,21 +264,5 @@ fn key_stat(keys: &info::KeyInfo) -> KeyStat {
         cipher: keys.cipher.linux_id(),
         rec_seq: keys.rec_seq,
         records_left: keys.records_left,
-    }
-}
-
-fn reason(reason: info::Reason) -> Reason {
-    match reason {
-        info::Reason::Open => Reason::Open,
-        info::Reason::CleanEnd => Reason::CleanEnd,
-        info::Reason::Truncated => Reason::Truncated,
-        info::Reason::Reset => Reason::Reset,
-        info::Reason::Refused => Reason::Refused,
-        info::Reason::TimedOut => Reason::TimedOut,
-        info::Reason::Unreachable => Reason::Unreachable,
-        info::Reason::BadRecord(errno) => Reason::BadRecord(errno),
-        info::Reason::FileFailed(errno) => Reason::FileFailed(errno),
-        info::Reason::KeysExhausted => Reason::KeysExhausted,
-        info::Reason::Aborted => Reason::Aborted,
     }
 }

@@ -1,6 +1,7 @@
 //! The simulator itself: that it repeats, that it differs, and that what it shows of failures is what a person needs.
 
 mod dtls;
+mod environment;
 mod failing;
 mod network;
 mod recording;

@@ -2,6 +2,8 @@
 
 #![allow(missing_docs)]
 
+mod faults;
+
 use openssl::pkey::PKey;
 use openssl::ssl::SslContextBuilder;
 use openssl::x509::X509;
@@ -21,9 +23,9 @@ const CIPHERS: [&str; 3] = [
     "ECDHE-ECDSA-CHACHA20-POLY1305",
 ];
 
-fn udp(daemon: &Daemon<'_>, port: u16) -> UdpSocket {
+fn udp(daemon: &uktls::Daemon, port: u16) -> UdpSocket {
     let local = format!("{STACK}:{port}").parse().expect("an address");
-    let socket = UdpSocket::bind_on(&daemon.client(), local, None).expect("a UDP socket");
+    let socket = UdpSocket::bind_on(daemon, local, None).expect("a UDP socket");
     socket.set_read_timeout(Some(PATIENCE)).expect("set");
     socket
 }
@@ -43,7 +45,7 @@ fn suite(cipher: &str, certificate: Option<&Certificate>) -> SslContextBuilder {
 }
 
 /// A session of the stack's as client, with the peer on the host.
-fn client(daemon: &Daemon<'_>, port: u16, cipher: &str) -> (UdpSocket, Session, KtlsSocket) {
+fn client(daemon: &uktls::Daemon, port: u16, cipher: &str) -> (UdpSocket, Session, KtlsSocket) {
     let udp = udp(daemon, 0);
     udp.connect(format!("{HOST}:{port}")).expect("an address");
     let session = Session::connect(&udp, suite(cipher, None), "localhost", PATIENCE);
@@ -96,7 +98,7 @@ fn to_s_server(mtu: usize, offload: &str, cipher: &str, cookies: bool) {
     let daemon = Daemon::start(&network, &options);
     let listen: &[&str] = if cookies { &["-listen"] } else { &[] };
     let mut peer = s_server(&network, &certificate, listen);
-    let (_udp, mut session, mut ktls) = client(&daemon, 4433, cipher);
+    let (_udp, mut session, mut ktls) = client(&daemon.client(), 4433, cipher);
 
     let mut expected = Vec::new();
     for len in [1, 100, 1000, mtu - 28 - 37, mtu, 4097, 16_384] {
@@ -157,7 +159,7 @@ fn openssl_as_client_is_served_after_a_cookie() {
         let (network, files) = (Network::new(), Folder::new());
         let certificate = Certificate::make(&files);
         let daemon = Daemon::start(&network, &[]);
-        let socket = udp(&daemon, 4433);
+        let socket = udp(&daemon.client(), 4433);
         let mut command = network.command("openssl");
         command.args(["s_client", "-dtls1_2", "-quiet", "-cipher", cipher]);
         command.args(["-connect", &format!("{STACK}:4433")]);
@@ -206,7 +208,7 @@ fn gnutls_as_server_echoes() {
         command.arg("--x509certfile").arg(&certificate.cert);
         command.arg("--x509keyfile").arg(&certificate.key);
         let peer = Process::start_piped(command);
-        let (_udp, _session, ktls) = client(&daemon, 4433, cipher);
+        let (_udp, _session, ktls) = client(&daemon.client(), 4433, cipher);
         for len in [1, 100, 1000, 1400] {
             let mut line = vec![b'x'; len];
             line.push(b'\n');
@@ -230,7 +232,7 @@ fn gnutls_as_client_is_served_after_a_cookie() {
         let (network, files) = (Network::new(), Folder::new());
         let certificate = Certificate::make(&files);
         let daemon = Daemon::start(&network, &[]);
-        let socket = udp(&daemon, 4433);
+        let socket = udp(&daemon.client(), 4433);
         let mut command = network.command("gnutls-cli");
         command.args(["--udp", "--insecure", "--port", "4433"]);
         command.args(["--priority", &priority(name), STACK]);
@@ -256,7 +258,7 @@ fn a_flood_from_the_peers_address_ends_nothing() {
     let certificate = Certificate::make(&files);
     let daemon = Daemon::start(&network, &[]);
     let mut peer = s_server(&network, &certificate, &[]);
-    let (udp, _session, ktls) = client(&daemon, 4433, CIPHERS[0]);
+    let (udp, _session, ktls) = client(&daemon.client(), 4433, CIPHERS[0]);
     // In the raw on the same socket: records of no epoch, cut ones, and rubbish.
     for i in 0..100_u8 {
         let mut forged = vec![23, 0xFE, 0xFD, 0, 1, 0, 0, 0, 0, 1, i, 0, 60];

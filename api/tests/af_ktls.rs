@@ -5,6 +5,7 @@
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use uktls::client::af_ktls::*;
 use uktls::server::{Running, Server, ServerConfig};
@@ -204,6 +205,40 @@ fn unattach_talk_raw_and_bind_again() {
     left_side.under.send(&late).expect("sent");
     left.send(b"end", NONE).expect("armed");
     assert_eq!(read(&right), b"end", "and the late one not twice");
+}
+
+#[test]
+fn pipes_with_nothing_in_them_hold_up_nobody() {
+    let (_a, _b, left, right) = pair();
+    let pipes: Vec<_> = (0..6).map(|_| std::io::pipe().expect("a pipe")).collect();
+    std::thread::scope(|scope| {
+        // More than there are helper threads; their flags promise to block.
+        let waiting: Vec<_> = pipes
+            .iter()
+            .map(|(reader, _)| scope.spawn(|| left.splice_from(reader, 100)))
+            .collect();
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(&text(200_000)).expect("written");
+        for _ in 0..20 {
+            assert_eq!(left.sendfile(&file, 0, 5000).expect("a file"), 5000);
+            assert!(read(&right) == text(200_000)[..5000]);
+        }
+        for (_, writer) in &pipes {
+            let mut writer = writer;
+            writer.write_all(b"at last").expect("room");
+        }
+        for waited in waiting {
+            assert_eq!(waited.join().expect("no panic").expect("bytes"), 7);
+            assert_eq!(read(&right), b"at last");
+        }
+    });
+    let (reader, writer) = &pipes[0];
+    let flags = rustix::fs::fcntl_getfl(reader).expect("a pipe");
+    rustix::fs::fcntl_setfl(reader, flags | rustix::fs::OFlags::NONBLOCK).expect("a pipe");
+    assert_eq!(errno(left.splice_from(reader, 1)), Errno::AGAIN);
+    assert_eq!(errno(left.splice_from(writer, 1)), Errno::BADF);
+    let file = tempfile::tempfile().expect("a file");
+    assert_eq!(errno(left.splice_from(&file, 1)), Errno::INVAL);
 }
 
 #[test]

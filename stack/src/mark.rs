@@ -70,6 +70,12 @@ pub enum Mark {
         /// Filler follows.
         hold: bool,
     },
+    /// Client → stack: what waits in the attached pipe goes here, up to `len` bytes. A second descriptor is attached: a socket
+    /// to which the stack writes a [`SendfileResult`] when the last byte is sealed.
+    Pipe {
+        /// Number of bytes at most, at most [`MAX_FILE_RANGE`].
+        len: u64,
+    },
     /// Stack → client: a record other than application data, or of any type where the client asked for that; its `len`
     /// plaintext bytes follow. Behind an empty record comes one byte that belongs to nothing and is thrown away with it
     /// ([`bytes_behind`]): without it the socket would not poll readable once the mark is read.
@@ -124,6 +130,7 @@ const KIND_SEQUENCE: u8 = 10;
 const KIND_RAW: u8 = 11;
 const KIND_RX_KEYS: u8 = 12;
 const KIND_RX_END: u8 = 13;
+const KIND_PIPE: u8 = 14;
 
 const FLAG_REPLY: u8 = 1;
 const FLAG_HOLD: u8 = 2;
@@ -180,6 +187,7 @@ impl Mark {
             Mark::Raw { len } => (KIND_RAW, 0, u64::from(len), 0),
             Mark::RxKeys => (KIND_RX_KEYS, 0, 0, 0),
             Mark::RxEnd => (KIND_RX_END, 0, 0, 0),
+            Mark::Pipe { len } => (KIND_PIPE, 0, len.min(MAX_FILE_RANGE), 0),
         };
         let mut value = [0u8; VALUE_LEN];
         value[0] = kind;
@@ -240,6 +248,7 @@ impl Mark {
             KIND_RAW => Mark::Raw { len: len as u32 },
             KIND_RX_KEYS => Mark::RxKeys,
             KIND_RX_END => Mark::RxEnd,
+            KIND_PIPE => Mark::Pipe { len },
             kind => return Err(MarkError::Kind(kind)),
         })
     }
@@ -280,7 +289,10 @@ impl SendfileResult {
 mod tests {
     use super::*;
 
-    const ALL: [Mark; 14] = [
+    const ALL: [Mark; 15] = [
+        Mark::Pipe {
+            len: MAX_FILE_RANGE,
+        },
         Mark::TxKeys { key_id: u32::MAX },
         Mark::Record {
             content_type: 21,

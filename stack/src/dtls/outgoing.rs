@@ -293,6 +293,21 @@ impl Outgoing {
     ) -> Result<(), Then> {
         match mark {
             Mark::TxKeys { key_id } => self.use_keys(end, key_id),
+            Mark::Pipe { len } => {
+                let mut fds = fds.into_iter();
+                let (Some(pipe), Some(reply)) = (fds.next(), fds.next()) else {
+                    return Err(Then::Closed);
+                };
+                if self.sealer.is_none() {
+                    answer(Some(reply), 0, Errno::BADMSG.raw_os_error());
+                    return Ok(());
+                }
+                match FileRange::of_pipe(pipe, len, reply) {
+                    Ok(range) => self.file = Some(Box::new(range)),
+                    Err((errno, reply)) => answer(Some(reply), 0, errno.raw_os_error()),
+                }
+                Ok(())
+            }
             Mark::File {
                 offset, len, reply, ..
             } => {

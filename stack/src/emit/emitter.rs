@@ -502,6 +502,18 @@ impl Emitter {
                     self.item = Item::Bytes;
                 }
             }
+            Mark::Pipe { len } => {
+                let mut fds = fds.into_iter();
+                let (Some(pipe), Some(reply)) = (fds.next(), fds.next()) else {
+                    return Err(Reason::Aborted);
+                };
+                match FileRange::of_pipe(pipe, len, reply) {
+                    Ok(range) => self.item = Item::File(Box::new(range)),
+                    Err((errno, reply)) => {
+                        super::file::answer(Some(reply), 0, errno.raw_os_error());
+                    }
+                }
+            }
             Mark::File {
                 offset,
                 len,

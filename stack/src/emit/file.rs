@@ -17,7 +17,7 @@
 use super::job::{Helped, Job, JobKind};
 use crate::client_fd::ClientFd;
 use crate::mark::SendfileResult;
-use rustix::fs::FileType;
+use rustix::fs::{AtFlags, FileType, StatxFlags};
 use rustix::io::Errno;
 use std::io::IoSliceMut;
 use std::sync::Arc;
@@ -84,6 +84,8 @@ pub struct FileRange {
     pub prefetching: bool,
     /// Length of the next window.
     window_len: u64,
+    /// It is a pipe: what waits in it is taken once, and that is all.
+    pipe: bool,
     /// A helper could not read.
     pub failed: Option<Errno>,
 }
@@ -122,21 +124,71 @@ impl FileRange {
             _ => Way::Mapped,
         };
         Ok(FileRange {
+            way,
+            ..FileRange::unread(file, offset, len, reply, hold)
+        })
+    }
+
+    /// Takes over a pipe that a client named, after checking that it is one and open for reading.
+    ///
+    /// # Errors
+    /// `EINVAL` for anything else, `EBADF` when it is not open for reading.
+    pub fn of_pipe(
+        pipe: ClientFd,
+        len: u64,
+        reply: ClientFd,
+    ) -> Result<FileRange, (Errno, ClientFd)> {
+        let checked = (|| {
+            // DONT_SYNC: a file server that is asked may take its time, or for ever.
+            let stat = rustix::fs::statx(
+                &pipe,
+                c"",
+                AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC,
+                StatxFlags::TYPE,
+            )?;
+            if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Fifo {
+                return Err(Errno::INVAL);
+            }
+            let flags = rustix::fs::fcntl_getfl(&pipe)?;
+            if flags.intersects(rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::PATH) {
+                return Err(Errno::BADF);
+            }
+            Ok(())
+        })();
+        match checked {
+            Ok(()) => Ok(FileRange {
+                pipe: true,
+                ..FileRange::unread(pipe, 0, len, Some(reply), false)
+            }),
+            Err(errno) => Err((errno, reply)),
+        }
+    }
+
+    /// A range that nothing was read of, and that a helper will read.
+    fn unread(
+        file: ClientFd,
+        offset: u64,
+        len: u64,
+        reply: Option<ClientFd>,
+        hold: bool,
+    ) -> FileRange {
+        FileRange {
             file: Arc::new(file),
             offset,
             left: len,
             sent: 0,
             reply,
             hold,
-            way,
+            way: Way::Helper,
             waiting: false,
             buffer: None,
             window: None,
             next_window: None,
             prefetching: false,
             window_len: FIRST_WINDOW,
+            pipe: false,
             failed: None,
-        })
+        }
     }
 
     /// The work of mapping the next window, which begins `ahead` bytes behind what was sealed last. It ends where a record of `payload` bytes
@@ -160,7 +212,7 @@ impl FileRange {
             file: self.file.clone(),
             offset: self.offset,
             len: self.left.min(len),
-            kind,
+            kind: if self.pipe { JobKind::Pipe } else { kind },
         }
     }
 
@@ -175,7 +227,12 @@ impl FileRange {
                 self.next_window = Some(window);
             }
             Helped::Warm => {}
-            Helped::Bytes(bytes) => self.buffer = Some((bytes, 0)),
+            Helped::Bytes(bytes) => {
+                if self.pipe {
+                    self.left = bytes.len() as u64;
+                }
+                self.buffer = Some((bytes, 0));
+            }
             Helped::Failed(JobKind::Map, _) => {
                 self.prefetching = false;
                 self.fall_back();

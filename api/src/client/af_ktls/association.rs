@@ -275,18 +275,29 @@ impl Association {
         if len == 0 {
             return Ok(0);
         }
-        let (near, far) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
         let mark = Mark::File {
             offset,
             len,
             reply: true,
             hold: false,
         };
+        self.answered(mark, file)
+    }
+
+    /// Sends what waits in a pipe; see [`KtlsSocket::splice_from`](super::KtlsSocket::splice_from).
+    pub(super) fn splice_from(&self, pipe: BorrowedFd<'_>, count: u64) -> io::Result<u64> {
+        let len = count.min(MAX_FILE_RANGE);
+        self.answered(Mark::Pipe { len }, pipe)
+    }
+
+    /// Sends a mark with a file, and waits for the answer.
+    fn answered(&self, mark: Mark, file: BorrowedFd<'_>) -> io::Result<u64> {
+        let (near, far) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
         self.send_mark(mark, &[file, far.as_fd()])?;
         drop(far);
         let result = await_result(&near)?;

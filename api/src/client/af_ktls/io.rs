@@ -1,9 +1,9 @@
 //! Sending and receiving on an AF_KTLS socket.
 
-use super::{Bound, KtlsSocket, Way};
+use super::{Association, Bound, KtlsSocket, Way};
 use crate::client::scm;
 use rustix::event::PollFlags;
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -182,13 +182,21 @@ impl KtlsSocket {
 
     /// `splice` from a pipe: what waits in it becomes records of at most 2^14 bytes, or of the `KTLS_SET_MTU` less the overhead.
     /// Returns how many bytes were taken, at most `count`; 0 at the pipe's end. One pass moves what is there; it does not wait for
-    /// more once something was sent.
+    /// more once something was sent. The stack takes what datagrams are made of out of the pipe itself: not a byte of it
+    /// passes through this process.
     ///
     /// # Errors
     /// `EBADMSG` without keys, `EAGAIN` when the pipe is empty and non-blocking.
     pub fn splice_from(&self, pipe: &impl AsFd, count: usize) -> io::Result<usize> {
         let bound = self.bound()?;
         bound.check_armed(Way::Send)?;
+        if let Bound::Datagram(association) = bound {
+            match self.splice_in_stack(association, pipe.as_fd(), count) {
+                // Before Linux 6.4 nobody can read a pipe without possibly waiting: then it is read here.
+                Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {}
+                outcome => return outcome,
+            }
+        }
         let payload = bound.options().payload();
         let mut buffer = vec![0; payload.min(count)];
         let mut moved = 0;
@@ -212,6 +220,28 @@ impl KtlsSocket {
             }
         }
         Ok(moved)
+    }
+
+    /// Has the stack take what waits in a pipe; the wait for that is here, where it holds up nobody else.
+    fn splice_in_stack(
+        &self,
+        association: &Association,
+        pipe: BorrowedFd<'_>,
+        count: usize,
+    ) -> io::Result<usize> {
+        if count == 0 {
+            return Ok(0);
+        }
+        let may_wait = !fcntl_getfl(pipe)?.contains(OFlags::NONBLOCK);
+        loop {
+            match association.splice_from(pipe, count as u64) {
+                Ok(moved) => return Ok(moved as usize), // at most `count`
+                Err(error) if may_wait && error.kind() == io::ErrorKind::WouldBlock => {
+                    scm::wait(pipe, PollFlags::IN, None)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Sends what was taken out of a pipe and cannot go back, waiting for room even where the socket may not.

@@ -144,7 +144,11 @@ impl Sender<'_> {
             Mark::Control { .. } | Mark::Error { .. } | Mark::RxKeys | Mark::RxEnd => {
                 panic!("marks of the other direction")
             }
-            Mark::TxEnd | Mark::MaxPayload { .. } | Mark::Sequence | Mark::Raw { .. } => {
+            Mark::TxEnd
+            | Mark::MaxPayload { .. }
+            | Mark::Sequence
+            | Mark::Raw { .. }
+            | Mark::Pipe { .. } => {
                 unimplemented!("AF_KTLS is tested on real stacks")
             }
         }

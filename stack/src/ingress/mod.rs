@@ -222,13 +222,18 @@ impl Intake {
     /// Bytes that the client had received before it set `TLS_RX`.
     ///
     /// # Errors
-    /// `EINVAL` when the socket is not frozen, `EMSGSIZE` when it is more than can have been there.
+    /// `EINVAL` when the socket is not frozen or that much never came, `EMSGSIZE` when it is more than can have been there.
     pub fn give_back(&mut self, bytes: &[u8]) -> Result<(), Errno> {
         if !self.frozen {
             return Err(Errno::INVAL);
         }
         if self.returned.len() + bytes.len() > 4 << 20 {
             return Err(Errno::MSGSIZE);
+        }
+        // What is kept here, raw or unread, was never the client's to return.
+        let kept = self.returned.len() + self.waiting + self.raw.len();
+        if (kept + bytes.len()) as u64 > self.fed {
+            return Err(Errno::INVAL);
         }
         self.returned.extend_from_slice(bytes);
         Ok(())
@@ -736,4 +741,22 @@ fn announces_data(mark: &[u8; MARK_LEN]) -> bool {
         Mark::decode(mark),
         Ok(Mark::Control { content_type, .. }) if content_type == ContentType::APPLICATION_DATA.0
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_gives_back_what_never_came() {
+        let mut intake = Intake::new();
+        assert_eq!(intake.give_back(b""), Err(Errno::INVAL), "not frozen");
+        intake.freeze();
+        assert_eq!(intake.give_back(b"made up"), Err(Errno::INVAL));
+        intake.fed = 5;
+        intake.waiting = 2;
+        assert_eq!(intake.give_back(b"more"), Err(Errno::INVAL));
+        assert_eq!(intake.give_back(b"som"), Ok(()));
+        assert_eq!(intake.give_back(b"e"), Err(Errno::INVAL));
+    }
 }
